@@ -1,0 +1,129 @@
+// Package config is the one parser of the ip-masq-agent configuration: bytes
+// become a Config and Problems. The agent, the webhook and kubectl-masq share it,
+// so what is admitted is what loads. It is pure: no files, processes or clock.
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Limits that are checked before any expensive step.
+const (
+	MaxBytes = 1 << 20 // etcd's and the API server's own bound on a ConfigMap is 1 MiB
+	MaxCIDRs = 16384   // Cilium's ipmasq map holds as many
+	MaxDepth = 32      // nesting of the text; a real file has a depth of two
+)
+
+// Keys of the file, as the upstream agent spells them.
+const (
+	KeyNonMasqueradeCIDRs = "nonMasqueradeCIDRs"
+	KeyMasqLinkLocal      = "masqLinkLocal"
+	KeyMasqLinkLocalIPv6  = "masqLinkLocalIPv6"
+	KeyResyncInterval     = "resyncInterval"
+	KeyCIDRLimit          = "cidrLimit"
+)
+
+// Config is an effective configuration: absent keys hold the upstream agent's
+// defaults. Treat it as read-only; copies share their slices.
+type Config struct {
+	NonMasquerade           []netip.Prefix // in file order, host bits zero; duplicates and overlaps are kept
+	MasqueradeLinkLocal     bool           // masquerade 169.254.0.0/16 too (RFC 3927)
+	MasqueradeLinkLocalIPv6 bool           // masquerade fe80::/10 too (RFC 4291)
+	Resync                  time.Duration  // at least one second
+	CIDRLimit               int            // NonMasquerade holds no more than this; link-local does not count
+
+	// Defaulted holds the keys that the text does not have, in the order
+	// of the constants above.
+	Defaulted []string
+
+	positions map[string]Position
+}
+
+// Position is a place in the text, both counted from 1; columns count bytes. The
+// zero Position means: not in the text.
+type Position struct {
+	Line   int
+	Column int
+}
+
+// Options are the agent flags that change what a text means.
+type Options struct {
+	ReservedRanges bool // --nomasq-all-reserved-ranges: an absent list spares every reserved range
+	IPv6           bool // --enable-ipv6: without it, an IPv6 CIDR refuses the whole text
+}
+
+// Default is the configuration that is in force without any text.
+func Default() Config {
+	return Config{
+		NonMasquerade: slices.Clone(privateRanges),
+		Resync:        time.Minute,
+		CIDRLimit:     64,
+		Defaulted: []string{
+			KeyNonMasqueradeCIDRs, KeyMasqLinkLocal, KeyMasqLinkLocalIPv6, KeyResyncInterval, KeyCIDRLimit,
+		},
+	}
+}
+
+// ListAbsent tells that the text does not have the list, so that NonMasquerade
+// holds defaults. An explicit null or empty list is not absent: it masquerades
+// everything.
+func (c Config) ListAbsent() bool { return slices.Contains(c.Defaulted, KeyNonMasqueradeCIDRs) }
+
+// At returns where in the text the value with this path stands: a key, or
+// "nonMasqueradeCIDRs[2]". The Position is zero when the text does not have it.
+func (c Config) At(path string) Position { return c.positions[path] }
+
+// Equal tells whether two configurations mean the same; positions do not count.
+func (c Config) Equal(other Config) bool {
+	return slices.Equal(c.NonMasquerade, other.NonMasquerade) &&
+		c.MasqueradeLinkLocal == other.MasqueradeLinkLocal &&
+		c.MasqueradeLinkLocalIPv6 == other.MasqueradeLinkLocalIPv6 &&
+		c.Resync == other.Resync && c.CIDRLimit == other.CIDRLimit &&
+		slices.Equal(c.Defaulted, other.Defaulted)
+}
+
+// Severity tells what a Problem does to the agent.
+type Severity int
+
+// The severities.
+const (
+	Fatal      Severity = iota // no agent of ours loads the text
+	Suspicious                 // it loads, and would surprise its author
+)
+
+func (s Severity) String() string {
+	if s == Fatal {
+		return "fatal"
+	}
+	return "suspicious"
+}
+
+// Problem is one thing that the author of the text should mend.
+type Problem struct {
+	Code     Code
+	Severity Severity
+	Path     string // "nonMasqueradeCIDRs[2]"; empty for the text as a whole
+	Line     int    // counted from 1; 0 when the text has no such place
+	Column   int    // in bytes, counted from 1
+	Text     string // the offending text as it stands there, at most 64 runes
+	Message  string // what is wrong and why, in one line, naming Text
+	Remedy   string // what to do, in one line, ready to paste where that exists; may be empty
+}
+
+// String is one line: "line 3, nonMasqueradeCIDRs[1]: MESSAGE; REMEDY".
+func (p Problem) String() string {
+	s := p.Message
+	if p.Remedy != "" {
+		s += "; " + p.Remedy
+	}
+	if p.Path != "" {
+		s = p.Path + ": " + s
+	}
+	if p.Line > 0 {
+		s = fmt.Sprintf("line %d, %s", p.Line, s)
+	}
+	return s
+}

@@ -1,0 +1,113 @@
+// Package policy judges a write of the ip-masq-agent ConfigMap: facts are computed
+// in Go, rules in Rego decide on them, findings tell the author what to mend. The
+// webhook and kubectl-masq share it, so both say the same in the same words. It
+// does no I/O but for reading the rules it is given.
+package policy
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+)
+
+// ConfigKey is the key of the ConfigMap that agents read; the upstream manifest
+// projects it to the file ip-masq-agent.
+const ConfigKey = "config"
+
+// Operation is what the request does to the ConfigMap, as in an AdmissionReview.
+type Operation string
+
+// The operations that are judged.
+const (
+	Create Operation = "CREATE"
+	Update Operation = "UPDATE"
+	Delete Operation = "DELETE"
+)
+
+// Request is one write of the ConfigMap.
+type Request struct {
+	Operation    Operation
+	Namespace    string
+	Name         string
+	User         string
+	FieldManager string // "kubectl-edit" and the like
+	DryRun       bool
+	Time         time.Time         // when the request was received
+	Object       *corev1.ConfigMap // nil for Delete
+	Old          *corev1.ConfigMap // nil for Create
+}
+
+// Range is a cluster range and who says so: "Node worker-1", "params", "ServiceCIDR kubernetes".
+type Range struct {
+	Prefix netip.Prefix
+	Source string
+}
+
+// Action is what a rule does with what it finds.
+type Action string
+
+// The actions.
+const (
+	Deny Action = "deny"
+	Warn Action = "warn"
+	Off  Action = "off"
+)
+
+// Finding is one thing a rule, or the parser, has to say of the write.
+type Finding struct {
+	Rule     string // "no-overlap", "config-loads", or of a custom rule "payments/no-public"
+	Action   Action // Deny or Warn
+	Key      string // of data or binaryData: "config"; empty for the object as a whole
+	Path     string // inside the value: "nonMasqueradeCIDRs[2]"; may be empty
+	Position config.Position
+	Text     string // the offending text; may be empty
+	Message  string // what is wrong and why, one line, without Hint
+	Hint     string // what to do; may have several lines
+	Docs     string // URL of the rule's page; may be empty
+	Failed   bool   // the rule itself failed (Message names file and line); the write is not to blame
+}
+
+// Decision is the verdict on a Request, with everything an author is told.
+type Decision struct {
+	ID       string    // unique; in logs, audit annotations
+	Revision string    // digest over all rules and params
+	Allowed  bool      // no Finding has the action Deny
+	Findings []Finding // by line, then path, then rule; every one, without a limit
+	Effect   Effect
+	Problems []config.Problem // of the new text
+}
+
+// Effect is what changes for traffic once agents have the new configuration,
+// as the fewest prefixes that cover it, IPv4 first.
+type Effect struct {
+	Known               bool // false when the old or the new text does not load
+	NowMasqueraded      []netip.Prefix
+	NoLongerMasqueraded []netip.Prefix
+}
+
+// Engine judges requests; it is safe for concurrent use.
+type Engine struct{}
+
+// Cluster holds the cluster's ranges, prepared once for many decisions, whose cost
+// does not grow with the number of ranges. It is immutable.
+type Cluster struct{}
+
+// NewCluster prepares ranges by kind; a nil slice means that nobody knows them.
+func NewCluster(_, _, _ []Range) *Cluster { panic("to be built") }
+
+// Source is one file of custom rules.
+type Source struct {
+	Name string // for messages: a path
+	Text []byte
+}
+
+// New compiles the built-in rules and custom ones. An error names file, line and column.
+func New(_ context.Context, _ Params, _ []Source) (*Engine, error) { panic("to be built") }
+
+// Decide judges req. It never fails: what cannot be decided is denied, with a
+// Finding that says why.
+func (e *Engine) Decide(_ context.Context, _ Request, _ *Cluster) Decision { panic("to be built") }
