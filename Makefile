@@ -1,0 +1,61 @@
+# Everything a newcomer needs is `make demo` and `make test`; `make` alone lists the rest.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+OPA := github.com/open-policy-agent/opa@v1.22.2
+FUZZTIME ?= 30s
+
+# Static programs, the same bytes from the same source.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+# Kernel tests need a network namespace of their own: root has it, others get one
+# inside a user namespace. Building stays outside, where modules can be downloaded.
+ISOLATED := $(shell [ "$$(id -u)" = 0 ] || echo "-exec 'unshare --map-root-user --net --mount'")
+
+.DEFAULT_GOAL := help
+.PHONY: help build test netns e2e bench fuzz golden lint demo deps controlplane clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/webhook, bin/agent and bin/kubectl-masq (static)
+	$(GOBUILD) -o bin/ ./webhook ./agent ./kubectl-masq
+
+test: deps controlplane ## run every test: units, rules, kernel, packets, real API server; installs what it needs
+	REQUIRE_NETNS=1 REQUIRE_CLUSTER=1 go test -race -count=1 -timeout 30m $(ISOLATED) ./...
+
+netns: deps ## run the tests that program a kernel, in namespaces of their own
+	REQUIRE_NETNS=1 go test -race -count=1 $(ISOLATED) ./agent/... ./e2e/netns
+
+e2e: deps controlplane ## run the tests against a real API server, kubectl and kernel
+	REQUIRE_NETNS=1 REQUIRE_CLUSTER=1 go test -race -count=1 -timeout 20m $(ISOLATED) ./e2e/...
+
+demo: ## show the main job: a bad edit refused, a good one in a kernel, packets to prove it
+	@.ci/deps demo
+	@$(MAKE) --no-print-directory build
+	@go run $(ISOLATED) ./e2e/demo
+
+bench: deps ## measure; docs/benchmarks.md tells how to read it
+	REQUIRE_NETNS=1 go test -run '^$$' -bench . -benchmem -timeout 60m $(ISOLATED) ./...
+
+fuzz: ## fuzz the parser and the decision, FUZZTIME each (30s)
+	go test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./agent/config
+	go test -run '^$$' -fuzz FuzzDecide -fuzztime $(FUZZTIME) ./policy
+
+golden: ## rewrite the golden files from what the code does now; read the diff
+	go test -count=1 $(ISOLATED) ./agent/ruleset ./policy ./webhook ./kubectl-masq ./e2e -args -update
+
+lint: ## check the code, the rules and the module files
+	go run $(GOLANGCI_LINT) run ./...
+	go run $(OPA) fmt --fail --list policy
+	go run $(OPA) check --strict --schema policy/schema --capabilities policy/capabilities.json policy/rules
+	go mod tidy -diff
+	cd e2e/cluster && go mod tidy -diff
+
+deps: ## install the commands that tests and demo need (Debian: apt-get)
+	@.ci/deps
+
+controlplane: ## build kube-apiserver, etcd and kubectl once, into a cache outside the checkout
+	@e2e/cluster/build.sh
+
+clean: ## remove what build left
+	rm -rf bin
