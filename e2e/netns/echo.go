@@ -1,0 +1,202 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Bounds of one question. A datagram may be lost, so it is sent again from the same
+// socket.
+const (
+	attempts      = 5
+	answerTimeout = 500 * time.Millisecond
+	answerBytes   = 128
+)
+
+// Ports of the flows of a Flood; each is used once.
+const (
+	firstFlowPort = 10000
+	MaxFlows      = 50000 // of one Flood
+)
+
+// Echo is a server that answers every UDP datagram and TCP connection with the
+// source address and port that it saw.
+type Echo struct {
+	sockets []io.Closer
+	done    sync.WaitGroup
+}
+
+// Echo starts a server on each of these addresses, UDP and TCP. One socket an
+// address: an answer must come from the address that was asked.
+func (h *Host) Echo(addresses ...netip.AddrPort) (*Echo, error) {
+	e := &Echo{}
+	err := h.Do(func() error {
+		for _, address := range addresses {
+			if err := e.listen(address); err != nil {
+				return fmt.Errorf("listening on %s: %w", address, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+func (e *Echo) listen(address netip.AddrPort) error {
+	datagrams, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(address))
+	if err != nil {
+		return err
+	}
+	e.sockets = append(e.sockets, datagrams)
+	e.done.Go(func() { answerDatagrams(datagrams) })
+
+	connections, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(address))
+	if err != nil {
+		return err
+	}
+	e.sockets = append(e.sockets, connections)
+	e.done.Go(func() { answerConnections(connections) })
+	return nil
+}
+
+// Close ends the server.
+func (e *Echo) Close() error {
+	var errs []error
+	for _, socket := range e.sockets {
+		errs = append(errs, socket.Close())
+	}
+	e.done.Wait()
+	return errors.Join(errs...)
+}
+
+func answerDatagrams(socket *net.UDPConn) {
+	buffer := make([]byte, answerBytes)
+	for {
+		_, source, err := socket.ReadFromUDPAddrPort(buffer)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil {
+			// A client that has gone away asks no more: nothing is to be done
+			// about a failed answer.
+			_, _ = socket.WriteToUDPAddrPort([]byte(source.String()), source)
+		}
+	}
+}
+
+func answerConnections(listener *net.TCPListener) {
+	for {
+		connection, err := listener.AcceptTCP()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil {
+			_, _ = io.WriteString(connection, connection.RemoteAddr().String())
+			_ = connection.Close()
+		}
+	}
+}
+
+// Ask asks the Echo at server, from a new socket, which source address it sees. The
+// network is "udp" or "tcp".
+func (h *Host) Ask(ctx context.Context, network string, server netip.AddrPort) (netip.AddrPort, error) {
+	var seen netip.AddrPort
+	err := h.Do(func() (err error) {
+		seen, err = ask(ctx, &net.Dialer{}, network, server)
+		return err
+	})
+	return seen, err
+}
+
+func ask(ctx context.Context, dialer *net.Dialer, network string, server netip.AddrPort) (netip.AddrPort, error) {
+	ctx, cancel := context.WithTimeout(ctx, attempts*answerTimeout)
+	defer cancel()
+	connection, err := dialer.DialContext(ctx, network, server.String())
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("asking %s: %w", server, err)
+	}
+	defer func() { _ = connection.Close() }()
+
+	buffer := make([]byte, answerBytes)
+	for range attempts {
+		if network == "udp" {
+			if _, err = connection.Write([]byte("?")); err != nil {
+				continue // an ICMP error to an earlier datagram
+			}
+		}
+		if err = connection.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+			break
+		}
+		var n int
+		if n, err = connection.Read(buffer); err == nil {
+			return netip.ParseAddrPort(string(buffer[:n]))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return netip.AddrPort{}, fmt.Errorf("waiting for the answer of %s: %w", server, err)
+}
+
+// Tally counts the answers of a Flood.
+type Tally struct {
+	Sent    int
+	Lost    int                                   // without an answer after several attempts
+	Sources map[netip.AddrPort]map[netip.Addr]int // server, source address it saw: number
+}
+
+// Flood asks the servers over UDP by turns, from several workers at once, each
+// question a new flow: a source port serves once. It ends when enough, which is
+// called by one worker at a time with the number of questions begun, says so, or
+// after MaxFlows, or with ctx. Flows stay known to the kernel for a while, so a
+// second Flood from the same host to the same servers is none of new flows.
+func (h *Host) Flood(ctx context.Context, workers int, servers []netip.AddrPort, enough func(sent int) bool) (Tally, error) {
+	tally := Tally{Sources: map[netip.AddrPort]map[netip.Addr]int{}}
+	for _, server := range servers {
+		tally.Sources[server] = map[netip.Addr]int{}
+	}
+	var mutex sync.Mutex
+	next := func() (flow int, ok bool) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		if ctx.Err() != nil || tally.Sent == MaxFlows || enough(tally.Sent) {
+			return 0, false
+		}
+		tally.Sent++
+		return tally.Sent - 1, true
+	}
+	work := func() error {
+		for {
+			flow, ok := next()
+			if !ok {
+				return nil
+			}
+			server := servers[flow%len(servers)]
+			dialer := &net.Dialer{LocalAddr: &net.UDPAddr{Port: firstFlowPort + flow}}
+			seen, err := ask(ctx, dialer, "udp", server)
+			mutex.Lock()
+			if err != nil {
+				tally.Lost++
+			} else {
+				tally.Sources[server][seen.Addr()]++
+			}
+			mutex.Unlock()
+		}
+	}
+
+	errs := make([]error, workers)
+	var running sync.WaitGroup
+	for i := range workers {
+		running.Go(func() { errs[i] = h.Do(work) })
+	}
+	running.Wait()
+	return tally, errors.Join(errs...)
+}
