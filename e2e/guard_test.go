@@ -1,0 +1,204 @@
+package e2e
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Names of the product in the cluster.
+const (
+	webhookUser = "ip-masq-guard:webhook"
+	webhookName = "validate.ip-masq-guard.io"
+	configMap   = "ip-masq-agent"
+	kubeSystem  = "kube-system"
+)
+
+// guard is the webhook program, and the API server's order to ask it about one
+// namespace.
+type guard struct {
+	cluster   *controlPlane
+	namespace string
+	dir       string
+	argv      []string
+	health    string // URL of the probes
+	*process
+}
+
+// guardLimit bounds the wait for a webhook to become ready: rules compiled, caches
+// synced, certificate loaded.
+const guardLimit = 30 * time.Second
+
+// sharedGuard watches kube-system; most tests use it.
+type sharedGuard struct {
+	once sync.Once
+	*guard
+	err error
+}
+
+//nolint:gochecknoglobals // one for all tests of this binary, like the control plane.
+var theGuard sharedGuard
+
+// needGuard returns the control plane's guard of kube-system, with one node in the
+// cluster and no ConfigMap stored. What a test stores is gone after it.
+func needGuard(t *testing.T) *guard {
+	t.Helper()
+	c := needControlPlane(t)
+	binary := program(t, "webhook")
+	theGuard.once.Do(func() {
+		theGuard.guard, theGuard.err = c.newGuard(binary, filepath.Join(c.dir, "guard"), kubeSystem)
+		if theGuard.err == nil {
+			theGuard.err = theGuard.start()
+		}
+	})
+	if theGuard.err != nil {
+		t.Fatal(theGuard.err)
+	}
+	if err := theGuard.alive(); err != nil {
+		t.Fatal(err)
+	}
+	g := theGuard.guard
+	g.showLogOfFailure(t)
+	t.Cleanup(func() { c.forget(t, "configmaps", kubeSystem, configMap) })
+	return g
+}
+
+// newGuardOf starts a guard of its own for a test that is going to stop it, in a
+// namespace of that test.
+func newGuardOf(t *testing.T, namespace string, args ...string) *guard {
+	t.Helper()
+	c := needControlPlane(t)
+	c.kubectl().must(t, "", "create", "namespace", namespace)
+	g, err := c.newGuard(program(t, "webhook"), t.TempDir(), namespace, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.kubectl().must(t, "", "delete", "validatingwebhookconfiguration", g.configuration())
+		if g.process != nil {
+			g.kill()
+		}
+	})
+	g.showLogOfFailure(t)
+	if err := g.start(); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// showLogOfFailure has the webhook's last words in the output of a failed test.
+func (g *guard) showLogOfFailure(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() && g.process != nil {
+			t.Logf("end of %s:\n%s", g.log, g.tail())
+		}
+	})
+}
+
+// newGuard prepares a webhook for one namespace and registers it: from here on the
+// API server refuses what the webhook does not approve, running or not.
+func (c *controlPlane) newGuard(binary, dir, namespace string, args ...string) (*guard, error) {
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	serving, err := newAuthority("webhook of " + namespace)
+	if err != nil {
+		return nil, err
+	}
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if err := errors.Join(
+		serving.writeKeyPair(filepath.Join(dir, "tls"), "webhook"),
+		c.writeKubeconfig(kubeconfig, webhookUser),
+	); err != nil {
+		return nil, err
+	}
+	g := &guard{
+		cluster:   c,
+		namespace: namespace,
+		dir:       dir,
+		health:    fmt.Sprintf("http://127.0.0.1:%d", ports[1]),
+		argv: append([]string{
+			binary,
+			"--bind-address=127.0.0.1",
+			fmt.Sprintf("--port=%d", ports[0]),
+			"--cert-dir=" + filepath.Join(dir, "tls"),
+			"--kubeconfig=" + kubeconfig,
+			"--configmap-namespace=" + namespace,
+			fmt.Sprintf("--health-probe-bind-address=127.0.0.1:%d", ports[1]),
+			fmt.Sprintf("--metrics-bind-address=127.0.0.1:%d", ports[2]),
+		}, args...),
+	}
+
+	manifest, err := os.ReadFile(filepath.Join("testdata", "webhook.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]string{
+		"NAME":      g.configuration(),
+		"NAMESPACE": namespace,
+		"URL":       fmt.Sprintf("https://127.0.0.1:%d/validate", ports[0]),
+		"CA":        base64.StdEncoding.EncodeToString(serving.pem()),
+	}
+	filled := os.Expand(string(manifest), func(name string) string { return values[name] })
+	if got := c.kubectl().run(context.Background(), filled, "apply", "-f", "-"); got.exit != 0 {
+		return nil, fmt.Errorf("registering the webhook: %s", got)
+	}
+	return g, nil
+}
+
+// configuration is the name of the guard's ValidatingWebhookConfiguration.
+func (g *guard) configuration() string { return "ip-masq-guard-" + g.namespace }
+
+// start runs the webhook and waits until it is ready.
+func (g *guard) start() error {
+	p, err := startProcess(g.dir, "webhook", g.argv...)
+	if err != nil {
+		return err
+	}
+	g.process = p
+	if err := waitFor(guardLimit, g.ready); err != nil {
+		return fmt.Errorf("%w\n%s", err, g.tail())
+	}
+	return nil
+}
+
+// ready asks the probe that a kubelet would ask.
+func (g *guard) ready() error {
+	if err := g.alive(); err != nil {
+		return permanentError{err}
+	}
+	return g.probe("/readyz")
+}
+
+// probe is nil when the path answers with 200.
+func (g *guard) probe(path string) error {
+	client := http.Client{Timeout: 2 * time.Second}
+	response, err := client.Get(g.health + path)
+	if err != nil {
+		return fmt.Errorf("probing the webhook: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("probing the webhook: %s: %s", path, response.Status)
+	}
+	return nil
+}
+
+// terminate asks the webhook to stop, as a kubelet does.
+func (g *guard) terminate() error { return g.signal(syscall.SIGTERM) }
+
+func (s *sharedGuard) stop() {
+	if s.guard != nil && s.process != nil {
+		s.kill()
+	}
+}
