@@ -1,0 +1,172 @@
+// Command agent holds the masquerade rules of one node: it reads the mounted
+// ip-masq-agent configuration, keeps the last valid one in force while the file is
+// bad, and heals the kernel when its rules drift. It is a drop-in for the upstream
+// ip-masq-agent, talks to no API server and holds no credentials.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
+)
+
+// version is set by the linker: -X main.version=v1.2.3.
+var version = unversioned
+
+const unversioned = "dev"
+
+// Memory settings for a program that rests all day and lives on every node; the
+// environment variables GOGC and GOMEMLIMIT come first. The collector may run more
+// often, since there is next to nothing to collect; the limit is soft, and far
+// above what the largest file that loads needs at rest.
+const (
+	gcPercent   = 25
+	memoryLimit = 48 << 20 // bytes
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err == nil {
+		return
+	}
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(os.Stderr, "agent:", strings.TrimSuffix(line, "\n"))
+	}
+	os.Exit(exitCode(err))
+}
+
+// exitCode is 2 for wrong usage and 1 for everything else that failed.
+func exitCode(err error) int {
+	if usage := (usageError{}); errors.As(err, &usage) {
+		return 2
+	}
+	return 1
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	opts, err := parseFlags(args)
+	switch {
+	case err != nil:
+		return err
+	case opts.help:
+		_, err = io.WriteString(stdout, helpText())
+		return err
+	case opts.version:
+		_, err = fmt.Fprintln(stdout, "ip-masq-guard agent", buildVersion())
+		return err
+	case opts.dryRun:
+		return dryRun(opts, stdout, stderr)
+	}
+	limitMemory()
+
+	backend, why, err := chooseBackend(ctx, opts.backend)
+	if err != nil {
+		return err
+	}
+	kernel, err := iptables.Open(backend)
+	if err != nil {
+		return fmt.Errorf("opening iptables backend %s: %w; --iptables-backend selects another", backend, err)
+	}
+	if opts.once {
+		return once(ctx, opts, kernel, stdout, stderr)
+	}
+
+	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.logLevel}))
+	log.InfoContext(ctx, "agent starting",
+		"version", buildVersion(), "config", opts.configPath, "chain", opts.rules.Chain,
+		"families", familyNames(opts.families()), "reservedRanges", opts.config.ReservedRanges,
+		"randomFully", opts.rules.RandomFully, "toPorts", opts.toPorts,
+		"backend", backend, "backendReason", why, "stateDir", opts.stateDir)
+	return daemon(ctx, opts, kernel, log)
+}
+
+// daemon holds the rules until ctx ends, and leaves them in the kernel.
+func daemon(ctx context.Context, opts options, kernel kernel, log *slog.Logger) error {
+	s := newSyncer(opts, kernel, log)
+	stopServing, err := serve(ctx, opts.metricsAddress, s, log)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	w := newWatcher(ctx, opts.configPath, log)
+	var watching sync.WaitGroup
+	watching.Go(func() { w.run(ctx) })
+
+	s.run(ctx, w.changes)
+
+	cancel()
+	watching.Wait()
+	stopServing()
+	log.InfoContext(ctx, "agent stopped, its rules stay")
+	return nil
+}
+
+func chooseBackend(ctx context.Context, wanted iptables.Backend) (iptables.Backend, string, error) {
+	if wanted != iptables.Auto {
+		return wanted, "--iptables-backend", nil
+	}
+	backend, why, err := iptables.Choose(ctx)
+	if err != nil {
+		return "", "", fmt.Errorf("choosing the iptables backend: %w; --iptables-backend=nft or legacy chooses by hand", err)
+	}
+	return backend, why, nil
+}
+
+func limitMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+}
+
+// buildVersion is what the linker was told, or else what the Go command knew: the
+// version of the module, or the commit.
+func buildVersion() string {
+	if version != unversioned {
+		return version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return version
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			return unversioned + "-" + setting.Value
+		}
+	}
+	return version
+}
+
+func familyNames(families []ruleset.Family) []string {
+	names := make([]string, len(families))
+	for i, family := range families {
+		names[i] = familyName(family)
+	}
+	return names
+}
+
+func familyName(family ruleset.Family) string {
+	if family == ruleset.IPv6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
+)
+
+const namespace = "ipmasq_agent"
+
+// metrics are what the agent tells Prometheus. The syncer sets them; scrapes may
+// come at any time.
+type metrics struct {
+	registry *prometheus.Registry
+
+	info         *prometheus.GaugeVec
+	cidrs        *prometheus.GaugeVec
+	resync       prometheus.Gauge
+	problems     *prometheus.GaugeVec
+	fileRefused  prometheus.Gauge
+	refusals     prometheus.Counter
+	held         *prometheus.GaugeVec
+	drift        *prometheus.CounterVec
+	passSeconds  *prometheus.HistogramVec
+	lastVerified prometheus.Gauge
+
+	families []ruleset.Family
+}
+
+func newMetrics(version string, families []ruleset.Family) *metrics {
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, labels)
+	}
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		info: gauge("config_info", "The configuration in force: SHA-256 of its text (empty for defaults) and "+
+			"where it comes from (file, last-valid, defaults).", "digest", "source"),
+		cidrs:    gauge("config_cidrs", "CIDRs of the configuration in force that are not masqueraded.", "family"),
+		problems: gauge("config_file_problems", "Problems in the configuration file as it is now.", "severity"),
+		held:     gauge("rules_verified", "1 when the kernel was seen to hold the rules at the last pass.", "family"),
+		resync: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "resync_interval_seconds", Help: "Time between two passes when nothing changes.",
+		}),
+		fileRefused: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "config_file_refused",
+			Help: "1 when the configuration file is refused, so that another configuration is in force.",
+		}),
+		refusals: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "config_file_refusals_total", Help: "Texts of the configuration file that were refused.",
+		}),
+		drift: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "drift_total", Help: "Times that the kernel had lost the rules and was healed, by kind.",
+		}, []string{"family", "kind"}),
+		passSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "sync_seconds", Help: "Duration of a pass: file read, kernel compared and, where it differed, written.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"result"}),
+		lastVerified: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "last_success_timestamp_seconds",
+			Help: "Unix time of the last pass after which the kernel held the rules of every family.",
+		}),
+		families: families,
+	}
+	build := gauge("build_info", "The program.", "version", "goversion")
+	build.WithLabelValues(version, runtime.Version()).Set(1)
+
+	m.registry.MustRegister(build, m.info, m.cidrs, m.resync, m.problems, m.fileRefused, m.refusals, m.held, m.drift,
+		m.passSeconds, m.lastVerified,
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics()))
+
+	// Series exist from the start, so that a rate sees the first increase.
+	for _, family := range families {
+		m.held.WithLabelValues(label(family)).Set(0)
+		for _, kind := range []iptables.Drift{
+			iptables.ChainMissing, iptables.ChainChanged, iptables.JumpMissing, iptables.JumpDuplicate,
+		} {
+			m.drift.WithLabelValues(label(family), string(kind))
+		}
+	}
+	m.passSeconds.WithLabelValues("success")
+	m.passSeconds.WithLabelValues("failure")
+	m.judged(nil)
+	m.refusals.Add(0)
+	return m
+}
+
+func label(family ruleset.Family) string {
+	if family == ruleset.IPv6 {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+// judged tells what a new text of the file is like.
+func (m *metrics) judged(problems []config.Problem) {
+	m.problems.WithLabelValues("fatal").Set(float64(count(problems, config.Fatal)))
+	m.problems.WithLabelValues("suspicious").Set(float64(count(problems, config.Suspicious)))
+	m.fileRefused.Set(0)
+	if refused(problems) {
+		m.fileRefused.Set(1)
+		m.refusals.Inc()
+	}
+}
+
+func (m *metrics) inForce(force inForce) {
+	m.info.Reset()
+	m.info.WithLabelValues(force.digest, string(force.origin)).Set(1)
+	m.resync.Set(force.config.Resync.Seconds())
+	for _, family := range m.families {
+		n := 0
+		for _, prefix := range force.config.NonMasquerade {
+			if prefix.Addr().Is6() == (family == ruleset.IPv6) {
+				n++
+			}
+		}
+		m.cidrs.WithLabelValues(label(family)).Set(float64(n))
+	}
+}
+
+func (m *metrics) verified(family ruleset.Family, held bool) {
+	value := 0.0
+	if held {
+		value = 1
+	}
+	m.held.WithLabelValues(label(family)).Set(value)
+}
+
+func (m *metrics) drifted(family ruleset.Family, drift []iptables.Drift) {
+	for _, kind := range drift {
+		m.drift.WithLabelValues(label(family), string(kind)).Inc()
+	}
+}
+
+func (m *metrics) passed(err error, took time.Duration) {
+	if err != nil {
+		m.passSeconds.WithLabelValues("failure").Observe(took.Seconds())
+		return
+	}
+	m.passSeconds.WithLabelValues("success").Observe(took.Seconds())
+	m.lastVerified.SetToCurrentTime()
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
+)
+
+// load reads the file once, prints its problems a line each, and fails when it is
+// refused. A missing file means the defaults.
+func load(opts options, stderr io.Writer) (config.Config, error) {
+	now := read(opts.configPath)
+	if now.missing {
+		fmt.Fprintf(stderr, "agent: %s: no such file, so the defaults are in force\n", opts.configPath)
+		c, _ := config.Default().For(opts.config) // flags cannot refuse the defaults
+		return c, nil
+	}
+	v := now.judge(opts.config)
+	for _, p := range v.problems {
+		fmt.Fprintf(stderr, "agent: %s: %s: %s\n", opts.configPath, p.Severity, p)
+	}
+	if n := count(v.problems, config.Fatal); n > 0 {
+		return config.Config{}, fmt.Errorf("%s is refused: %d fatal problem(s); the kernel is untouched", opts.configPath, n)
+	}
+	return v.config, nil
+}
+
+// once makes the kernel hold what the file says.
+func once(ctx context.Context, opts options, kernel kernel, stdout, stderr io.Writer) error {
+	c, err := load(opts, stderr)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, family := range opts.families() {
+		rules := ruleset.Build(c, family, opts.rules)
+		drift, err := applyOnce(ctx, kernel, rules)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("applying %s rules: %w", familyName(family), err))
+			continue
+		}
+		fmt.Fprintf(stdout, "%s: chain %s holds %d rules; %s\n", familyName(family), rules.Chain, len(rules.Rules), written(drift))
+	}
+	return errors.Join(errs...)
+}
+
+func applyOnce(ctx context.Context, kernel kernel, rules ruleset.Ruleset) ([]iptables.Drift, error) {
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	return kernel.Apply(ctx, rules)
+}
+
+func written(drift []iptables.Drift) string {
+	if len(drift) == 0 {
+		return "nothing was written"
+	}
+	kinds := make([]string, len(drift))
+	for i, kind := range drift {
+		kinds[i] = string(kind)
+	}
+	return "written because of " + strings.Join(kinds, ", ")
+}
+
+// dryRun prints what once would give iptables-restore, and as a comment what it
+// would add to POSTROUTING.
+func dryRun(opts options, stdout, stderr io.Writer) error {
+	c, err := load(opts, stderr)
+	if err != nil {
+		return err
+	}
+	for _, family := range opts.families() {
+		rules := ruleset.Build(c, family, opts.rules)
+		command := "iptables"
+		if family == ruleset.IPv6 {
+			command = "ip6tables"
+		}
+		_, err := fmt.Fprintf(stdout, "# %s-restore --wait --noflush\n%s# %s --wait --table nat --append POSTROUTING %s\n",
+			command, rules, command, shellWords(rules.Jump))
+		if err != nil {
+			return fmt.Errorf("printing %s rules: %w", familyName(family), err)
+		}
+	}
+	return nil
+}
+
+// shellWords joins arguments so that a shell reads them as they are.
+func shellWords(arguments []string) string {
+	words := make([]string, len(arguments))
+	for i, argument := range arguments {
+		words[i] = argument
+		if argument == "" || strings.ContainsAny(argument, " \t\n!\"#$&'()*;<>?[\\]^`{|}~") && argument != "!" {
+			words[i] = "'" + strings.ReplaceAll(argument, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+)
+
+// stateFile in the state directory has one line, stateHeader and the SHA-256 of the
+// rest, and then the text of the last valid configuration as it was read. It
+// holds a text and no rules: flags, which may differ after a restart, are applied to
+// it when it is loaded.
+const (
+	stateFile   = "last-valid"
+	stateHeader = "ip-masq-guard last valid configuration, version 1, sha256 "
+)
+
+// store keeps the text of the last valid configuration over restarts. Its zero
+// value keeps nothing.
+type store struct {
+	dir  string
+	kept string // digest of the text that the file holds, or nothing; empty when that is not known
+}
+
+// nothing stands for the digest of the text of no file.
+const nothing = "nothing"
+
+// load returns the text that was kept, and fs.ErrNotExist when there is none.
+func (s *store) load() ([]byte, error) {
+	if s.dir == "" {
+		return nil, fs.ErrNotExist
+	}
+	text, err := readState(filepath.Join(s.dir, stateFile))
+	if err != nil {
+		return nil, fmt.Errorf("loading the last valid configuration: %w", err)
+	}
+	s.kept = digest(text)
+	return text, nil
+}
+
+func readState(path string) (_ []byte, err error) {
+	f, err := os.Open(path) //nolint:gosec // reading the folder it is told to is its purpose
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	const most = len(stateHeader) + 64 + 1 + config.MaxBytes // 64: a SHA-256 in hexadecimal
+	content, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err != nil {
+		return nil, err
+	}
+	header, text, _ := bytes.Cut(content, []byte("\n"))
+	sum, ours := bytes.CutPrefix(header, []byte(stateHeader))
+	switch {
+	case len(content) > most:
+		return nil, fmt.Errorf("%s is corrupt: longer than %d bytes", path, most)
+	case !ours:
+		return nil, fmt.Errorf("%s is corrupt: it does not begin with %q", path, stateHeader)
+	case string(sum) != digest(text):
+		return nil, fmt.Errorf("%s is corrupt: the checksum of its text is %s, not %s", path, digest(text), sum)
+	}
+	return text, nil
+}
+
+// save keeps text; what is kept already is not written again. The file is replaced
+// as a whole, so that a crash leaves either text behind.
+func (s *store) save(text []byte) error {
+	sum := digest(text)
+	if s.dir == "" || s.kept == sum {
+		return nil
+	}
+	content := append([]byte(stateHeader+sum+"\n"), text...)
+	if err := replace(s.dir, stateFile, content); err != nil {
+		return fmt.Errorf("saving the last valid configuration: %w", err)
+	}
+	s.kept = sum
+	return nil
+}
+
+// clear makes the store keep nothing.
+func (s *store) clear() error {
+	if s.dir == "" || s.kept == nothing {
+		return nil
+	}
+	err := os.Remove(filepath.Join(s.dir, stateFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the last valid configuration: %w", err)
+	}
+	s.kept = nothing
+	return nil
+}
+
+// replace writes a file by rename, durably: first its content reaches the disk,
+// then its name.
+func replace(dir, name string, content []byte) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, name)
+	temporary := path + ".tmp" // what a crash leaves is overwritten the next time
+	if err := writeSynced(temporary, content); err != nil {
+		return err
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func writeSynced(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // in the folder it is told to use
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the folder it is told to use
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

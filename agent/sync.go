@@ -1,0 +1,330 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
+)
+
+const (
+	// A change of the file is acted on when it has been quiet for so long, since an
+	// editor may truncate the file before it writes it; but a stream of changes does
+	// not put the first one off for longer than patience.
+	quiet    = 20 * time.Millisecond
+	patience = 5 * quiet
+
+	// After a failure of the kernel the agent tries again in firstRetry, and then in
+	// twice the time, up to lastRetry or the configuration's own interval.
+	firstRetry = time.Second
+	lastRetry  = 30 * time.Second
+
+	// maxTold bounds how many problems of one text are logged and shown; metrics count
+	// them all.
+	maxTold = 20
+
+	// applyTimeout bounds one family's turn. Waiting for the xtables lock is the
+	// longest part of it; what is under way at a SIGTERM is finished within a
+	// pod's usual grace of 30 seconds.
+	applyTimeout = 12 * time.Second
+)
+
+// kernel makes the nat table of the node hold a ruleset, and tells what differed.
+type kernel interface {
+	Apply(ctx context.Context, want ruleset.Ruleset) ([]iptables.Drift, error)
+}
+
+// syncer carries the file into the kernel. One goroutine runs it and owns its
+// state; others read its status.
+type syncer struct {
+	opts    options
+	kernel  kernel
+	store   store
+	log     *slog.Logger
+	metrics *metrics
+	status  atomic.Pointer[status] // never nil
+
+	seen     *reading         // what was judged last; nil before the first pass
+	problems []config.Problem // of the text in the file
+	force    inForce
+	families []*family
+
+	retry      time.Duration // the last wait after a failure; 0 after a success
+	announced  inForceName   // what was last said to be applied
+	storeError string        // the last one logged; empty when the store works
+}
+
+// inForce is the configuration that the kernel is to hold.
+type inForce struct {
+	inForceName
+	config config.Config
+	text   []byte // what it was parsed from; nil for defaults
+}
+
+// inForceName is how logs and metrics name a configuration.
+type inForceName struct {
+	digest string // of the text; empty for defaults
+	origin origin
+}
+
+func (n inForceName) String() string {
+	if n.digest == "" {
+		return string(n.origin)
+	}
+	return fmt.Sprintf("%s, sha256 %s", n.origin, n.digest)
+}
+
+// family is the state of one IP version.
+type family struct {
+	version ruleset.Family
+	want    ruleset.Ruleset
+	held    bool             // the kernel held want at some time, so that a difference is drift
+	drift   []iptables.Drift // of the last pass: a fight over the rules is logged once
+	failure string           // of the last pass; empty when it succeeded
+}
+
+func newSyncer(opts options, kernel kernel, log *slog.Logger) *syncer {
+	s := &syncer{
+		opts: opts, kernel: kernel, store: store{dir: opts.stateDir}, log: log,
+		metrics: newMetrics(buildVersion(), opts.families()),
+	}
+	for _, version := range opts.families() {
+		s.families = append(s.families, &family{version: version})
+	}
+	s.status.Store(&status{due: time.Now()})
+	return s
+}
+
+// run passes now, after every change of the file, and at the configuration's
+// interval, until ctx ends.
+func (s *syncer) run(ctx context.Context, changes <-chan struct{}) {
+	next := time.NewTimer(0)
+	defer next.Stop()
+	var waitingSince time.Time // zero when no change waits
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changes:
+			if waitingSince.IsZero() {
+				waitingSince = time.Now()
+			}
+			next.Reset(min(quiet, patience-time.Since(waitingSince)))
+		case <-next.C:
+			waitingSince = time.Time{}
+			next.Reset(s.pass(ctx))
+		}
+	}
+}
+
+// pass makes the kernel hold what the file says and returns when to do so again.
+func (s *syncer) pass(ctx context.Context) time.Duration {
+	// A signal ends the agent after this pass rather than in the midst of it.
+	ctx = context.WithoutCancel(ctx)
+	began := time.Now()
+
+	s.observe(ctx, read(s.opts.configPath))
+	err := s.apply(ctx)
+	s.metrics.passed(err, time.Since(began))
+	s.announce(ctx, err)
+	s.remember(ctx)
+
+	wait := s.wait(err)
+	s.publish(began, wait)
+	return wait
+}
+
+// observe decides what is in force, after a look at the file.
+func (s *syncer) observe(ctx context.Context, now reading) {
+	if s.seen != nil && s.seen.equal(now) {
+		return
+	}
+	first := s.seen == nil
+	s.seen = &now
+	s.problems = nil
+	if now.missing {
+		s.log.InfoContext(ctx, "no configuration file, so the defaults are in force", "config", s.opts.configPath)
+		s.enforce(s.defaults())
+		s.metrics.judged(nil)
+		return
+	}
+	v := now.judge(s.opts.config)
+	s.problems = v.problems
+	s.metrics.judged(v.problems)
+	if !refused(v.problems) {
+		s.logProblems(ctx, v.problems)
+		s.enforce(inForce{inForceName{digest(now.text), fromFile}, v.config, now.text})
+		return
+	}
+	switch {
+	case first:
+		s.enforce(s.fallback(ctx))
+	case s.force.origin == fromFile:
+		s.force.origin = fromLastValid
+	}
+	s.log.ErrorContext(ctx, "configuration file refused",
+		"config", s.opts.configPath, "digest", digest(now.text), "inForce", s.force.origin, "inForceDigest", s.force.digest)
+	s.logProblems(ctx, v.problems)
+}
+
+func (s *syncer) logProblems(ctx context.Context, problems []config.Problem) {
+	for i, p := range problems {
+		if i == maxTold {
+			s.log.WarnContext(ctx, "more problems in the configuration file", "more", len(problems)-maxTold)
+			break
+		}
+		level := slog.LevelWarn
+		if p.Severity == config.Fatal {
+			level = slog.LevelError
+		}
+		s.log.Log(ctx, level, "problem in the configuration file",
+			"severity", p.Severity.String(), "code", p.Code, "path", p.Path, "line", p.Line, "column", p.Column,
+			"message", p.Message, "remedy", p.Remedy)
+	}
+}
+
+// defaults are in force without a file. The flags cannot refuse them.
+func (s *syncer) defaults() inForce {
+	c, _ := config.Default().For(s.opts.config)
+	return inForce{inForceName: inForceName{origin: fromDefaults}, config: c}
+}
+
+// fallback is in force when the file is refused before any text was valid: the
+// last valid text of an earlier run, or else the defaults.
+func (s *syncer) fallback(ctx context.Context) inForce {
+	text, err := s.store.load()
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.defaults()
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "last valid configuration ignored", "error", err)
+		return s.defaults()
+	}
+	v := judge(text, s.opts.config)
+	if refused(v.problems) {
+		s.log.WarnContext(ctx, "last valid configuration ignored, these flags refuse it", "digest", digest(text))
+		s.logProblems(ctx, v.problems)
+		return s.defaults()
+	}
+	return inForce{inForceName{digest(text), fromLastValid}, v.config, text}
+}
+
+// enforce makes want the configuration in force; apply carries it out.
+func (s *syncer) enforce(want inForce) {
+	s.force = want
+	s.retry = 0
+	for _, f := range s.families {
+		rules := ruleset.Build(want.config, f.version, s.opts.rules)
+		if !slices.Equal(rules.Rules, f.want.Rules) {
+			f.want, f.held = rules, false
+		}
+	}
+}
+
+// apply makes the kernel hold what is in force. A family that fails does not stop
+// the other.
+func (s *syncer) apply(ctx context.Context) error {
+	errs := make([]error, 0, len(s.families))
+	for _, f := range s.families {
+		errs = append(errs, s.applyFamily(ctx, f))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *syncer) applyFamily(ctx context.Context, f *family) error {
+	name := familyName(f.version)
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	drift, err := s.kernel.Apply(ctx, f.want)
+	s.metrics.verified(f.version, err == nil)
+	if err != nil {
+		err = fmt.Errorf("applying %s rules: %w", name, err)
+		if f.failure != err.Error() {
+			s.log.ErrorContext(ctx, "kernel does not hold the rules", "family", name, "error", err)
+		}
+		f.failure = err.Error()
+		return err
+	}
+	if f.failure != "" {
+		s.log.InfoContext(ctx, "kernel holds the rules again", "family", name)
+		f.failure = ""
+	}
+	if !f.held {
+		s.log.DebugContext(ctx, "rules written", "family", name, "difference", drift)
+		f.held, f.drift = true, nil
+		return nil
+	}
+	s.metrics.drifted(f.version, drift)
+	if len(drift) > 0 && !slices.Equal(drift, f.drift) {
+		s.log.WarnContext(ctx, "drift healed: something else had changed the rules", "family", name, "drift", drift)
+	}
+	f.drift = drift
+	return nil
+}
+
+// announce tells once that another configuration is in force in the kernel.
+func (s *syncer) announce(ctx context.Context, err error) {
+	s.metrics.inForce(s.force)
+	if err != nil || s.announced == s.force.inForceName {
+		return
+	}
+	s.announced = s.force.inForceName
+	s.log.InfoContext(ctx, "configuration applied",
+		"digest", s.force.digest, "source", s.force.origin, "cidrs", len(s.force.config.NonMasquerade),
+		"resyncInterval", s.force.config.Resync.String())
+}
+
+// remember keeps what is in force for a restart. It comes after the kernel, as a
+// disk may be slow. When the defaults are in force for want of a valid text, what is
+// kept stays: other flags may load it again.
+func (s *syncer) remember(ctx context.Context) {
+	var err error
+	switch {
+	case s.force.text != nil:
+		err = s.store.save(s.force.text)
+	case s.seen.missing:
+		err = s.store.clear()
+	}
+	message := ""
+	if err != nil {
+		message = err.Error()
+	}
+	if message != "" && message != s.storeError {
+		s.log.WarnContext(ctx, "configuration would not survive a restart with a bad file", "error", err)
+	}
+	s.storeError = message
+}
+
+// wait is the time to the next pass when nothing happens.
+func (s *syncer) wait(err error) time.Duration {
+	resync := s.force.config.Resync
+	if err == nil {
+		s.retry = 0
+		return resync
+	}
+	s.retry = min(max(firstRetry, 2*s.retry), lastRetry, resync)
+	return s.retry
+}
+
+func (s *syncer) publish(began time.Time, wait time.Duration) {
+	now := &status{passed: began, due: time.Now().Add(wait), inForce: s.force.inForceName}
+	for _, f := range s.families {
+		if f.failure != "" {
+			now.failures = append(now.failures, f.failure)
+		}
+	}
+	for _, p := range s.problems {
+		if p.Severity == config.Fatal && len(now.refusals) < maxTold {
+			now.refusals = append(now.refusals, p.String())
+		}
+	}
+	s.status.Store(now)
+}
