@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -47,6 +46,16 @@ type sharedGuard struct {
 //nolint:gochecknoglobals // one for all tests of this binary, like the control plane.
 var theGuard sharedGuard
 
+func (s *sharedGuard) start(c *controlPlane, binary string) (err error) {
+	if got := c.kubectl().run(context.Background(), node, "create", "-f", "-"); got.exit != 0 {
+		return fmt.Errorf("creating a node: %s", got)
+	}
+	if s.guard, err = c.newGuard(binary, filepath.Join(c.dir, "guard"), kubeSystem); err != nil {
+		return err
+	}
+	return s.guard.start()
+}
+
 // needGuard returns the control plane's guard of kube-system, with one node in the
 // cluster and no ConfigMap stored. What a test stores is gone after it.
 func needGuard(t *testing.T) *guard {
@@ -54,10 +63,7 @@ func needGuard(t *testing.T) *guard {
 	c := needControlPlane(t)
 	binary := program(t, "webhook")
 	theGuard.once.Do(func() {
-		theGuard.guard, theGuard.err = c.newGuard(binary, filepath.Join(c.dir, "guard"), kubeSystem)
-		if theGuard.err == nil {
-			theGuard.err = theGuard.start()
-		}
+		theGuard.err = theGuard.start(c, binary)
 	})
 	if theGuard.err != nil {
 		t.Fatal(theGuard.err)
@@ -193,9 +199,6 @@ func (g *guard) probe(path string) error {
 	}
 	return nil
 }
-
-// terminate asks the webhook to stop, as a kubelet does.
-func (g *guard) terminate() error { return g.signal(syscall.SIGTERM) }
 
 func (s *sharedGuard) stop() {
 	if s.guard != nil && s.process != nil {
