@@ -4,6 +4,8 @@
 package ruleset
 
 import (
+	"strings"
+
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
@@ -16,14 +18,18 @@ const (
 	IPv6 Family = 6
 )
 
-// PortRange is an inclusive range of source ports, 1 to 65535.
-type PortRange struct{ First, Last uint16 }
+func (f Family) String() string {
+	if f == IPv6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}
 
 // Options are the agent flags that shape the rules.
 type Options struct {
-	Chain       string      // --masq-chain
+	Chain       string      // --masq-chain; see CheckChain
 	RandomFully bool        // --random-fully
-	ToPorts     []PortRange // --to-ports
+	ToPorts     []PortRange // --to-ports; see ParsePorts
 }
 
 // Ruleset is everything that the nat table of one family must hold of ours.
@@ -34,15 +40,60 @@ type Ruleset struct {
 	Jump   []string // the rule specification of the jump in POSTROUTING, one argument an element
 }
 
-// Build computes the rules of one family.
-func Build(_ config.Config, _ Family, _ Options) Ruleset { panic("to be built") }
+// The comments of the rules are those of the upstream agent, so that people and
+// scripts which look for them find them.
+const (
+	sparedComment     = "ip-masq-agent: local traffic is not subject to MASQUERADE"
+	masqueradeComment = "ip-masq-agent: outbound traffic is subject to MASQUERADE (must be last in chain)"
+	jumpComment       = "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our custom %s chain"
+)
+
+// Build computes the rules of one family: link-local first unless it is
+// masqueraded, the list in its own order, and at last the masquerading of
+// everything else. Overlapping and repeated prefixes stay, as upstream.
+func Build(c config.Config, family Family, o Options) Ruleset {
+	linkLocal, masqueraded := config.LinkLocalIPv4, c.MasqueradeLinkLocal
+	if family == IPv6 {
+		linkLocal, masqueraded = config.LinkLocalIPv6, c.MasqueradeLinkLocalIPv6
+	}
+
+	var rules []string
+	if !masqueraded {
+		rules = append(rules, spare(o.Chain, linkLocal))
+	}
+	for _, prefix := range c.NonMasquerade {
+		if prefix.Addr().Is4() == (family == IPv4) {
+			rules = append(rules, spare(o.Chain, prefix))
+		}
+	}
+	return Ruleset{
+		Family: family,
+		Chain:  o.Chain,
+		Rules:  append(rules, masquerade(o)...),
+		Jump:   jump(o.Chain),
+	}
+}
 
 // String is the input for iptables-restore --noflush: it replaces the whole chain
 // in one transaction and touches nothing else.
-func (r Ruleset) String() string { panic("to be built") }
+func (r Ruleset) String() string {
+	var b strings.Builder
+	b.WriteString("*nat\n:" + r.Chain + " - [0:0]\n") // this line makes the chain, or empties it
+	for _, rule := range r.Rules {
+		b.WriteString(rule + "\n")
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
+}
 
-// CheckChain tells why a chain name cannot be used, or nil.
-func CheckChain(_ string) error { panic("to be built") }
-
-// ParsePorts reads the value of --to-ports: "1024-29999,32768-65535" or "1024".
-func ParsePorts(_ string) ([]PortRange, error) { panic("to be built") }
+// JumpRule is the jump as iptables-save prints it: "-A POSTROUTING ... -j CHAIN".
+func (r Ruleset) JumpRule() string {
+	words := []string{"-A", "POSTROUTING"}
+	for _, word := range r.Jump {
+		if strings.ContainsRune(word, ' ') {
+			word = `"` + word + `"`
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, " ")
+}
