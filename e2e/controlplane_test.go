@@ -297,7 +297,9 @@ func (c *controlPlane) ready() error {
 func (c *controlPlane) forget(t *testing.T, resource, namespace, name string) {
 	t.Helper()
 	key := base64.StdEncoding.EncodeToString([]byte("/registry/" + resource + "/" + namespace + "/" + name))
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.etcd+"/v3/kv/deleterange",
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.etcd+"/v3/kv/deleterange",
 		strings.NewReader(`{"key": "`+key+`"}`))
 	if err != nil {
 		t.Fatal(err)

@@ -75,10 +75,10 @@ func (k kubectl) run(ctx context.Context, stdin string, args ...string) output {
 	return got
 }
 
-// must runs a command that has to succeed.
+// must runs a command that has to succeed; cleanups may use it too.
 func (k kubectl) must(t *testing.T, stdin string, args ...string) output {
 	t.Helper()
-	got := k.run(t.Context(), stdin, args...)
+	got := k.run(context.WithoutCancel(t.Context()), stdin, args...)
 	if got.exit != 0 {
 		t.Fatalf("kubectl %s: %s", strings.Join(args, " "), got)
 	}

@@ -16,7 +16,7 @@ func TestConfigMapShape(t *testing.T) {
 	}{
 		{"the config in binaryData", manifestOf(kubeSystem, configMap, "binaryData", "config", encoded)},
 		{"a misnamed key", manifestOf(kubeSystem, configMap, "data", "Config", approvedConfig)},
-		{"the file's name as the key", manifestOf(kubeSystem, configMap, "data", "ip-masq-agent", approvedConfig)},
+		{"the name of the file as the key", manifestOf(kubeSystem, configMap, "data", "ip-masq-agent", approvedConfig)},
 		{"no key at all", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ip-masq-agent, namespace: kube-system}\n"},
 		{"an empty value", manifestOf(kubeSystem, configMap, "data", "config", "")},
 		{"a key beside the config", manifest(approvedConfig) + "  config.bak: |\n    nonMasqueradeCIDRs: []\n"},

@@ -38,7 +38,9 @@ func (v *volume) project(t *testing.T, stored *corev1.ConfigMap) {
 	}
 	steps := []func() error{
 		func() error { return os.Mkdir(filepath.Join(v.dir, version), 0o755) },
-		func() error { return os.WriteFile(filepath.Join(v.dir, version, "ip-masq-agent"), []byte(content), 0o644) },
+		func() error {
+			return os.WriteFile(filepath.Join(v.dir, version, "ip-masq-agent"), []byte(content), 0o644)
+		},
 		func() error { return os.Symlink(version, data+"_tmp") },
 		func() error { return os.Rename(data+"_tmp", data) },
 	}

@@ -25,27 +25,27 @@ func TestKubectlWrites(t *testing.T) {
 		says   []string
 	}{
 		{
-			name:  "create, refused",
+			name:  "create refused",
 			stdin: manifest(guideConfig), args: []string{"create", "-f", "-"},
 			exit: 1, want: none, says: []string{"write 198.15.5.0/24"},
 		},
 		{
-			name:  "create, mended",
+			name:  "create",
 			stdin: manifest(guideMended), args: []string{"create", "-f", "-"},
 			want: guideMended, says: []string{"configmap/ip-masq-agent created"},
 		},
 		{
-			name:  "create, tried and refused",
+			name:  "create dry-run refused",
 			stdin: manifest(guideConfig), args: []string{"create", "-f", "-", "--dry-run=server"},
 			exit: 1, want: none, says: []string{"write 198.15.5.0/24"},
 		},
 		{
-			name:  "create, tried",
+			name:  "create dry-run",
 			stdin: manifest(guideMended), args: []string{"create", "-f", "-", "--dry-run=server"},
 			want: none, says: []string{"created (server dry run)"},
 		},
 		{
-			name:  "create configmap, refused",
+			name:  "create configmap refused",
 			stdin: guideConfig, args: []string{"create", "configmap", configMap, "-n", kubeSystem, "--from-file=config=/dev/stdin"},
 			exit: 1, want: none, says: []string{"write 198.15.5.0/24"},
 		},
@@ -55,12 +55,12 @@ func TestKubectlWrites(t *testing.T) {
 			want: approvedConfig,
 		},
 		{
-			name:  "apply, first time, refused",
+			name:  "first apply refused",
 			stdin: manifest(guideConfig), args: []string{"apply", "-f", "-"},
 			exit: 1, want: none, says: []string{"write 198.15.5.0/24"},
 		},
 		{
-			name:   "apply, refused",
+			name:   "apply refused",
 			stored: approvedConfig,
 			stdin:  manifest(guideConfig), args: []string{"apply", "-f", "-"},
 			exit: 1, want: approvedConfig, says: []string{"write 198.15.5.0/24"},
@@ -72,37 +72,37 @@ func TestKubectlWrites(t *testing.T) {
 			want: widerConfig, says: []string{"Warning: no longer masqueraded: 172.16.0.0/12"},
 		},
 		{
-			name:   "apply, tried and refused",
+			name:   "apply dry-run refused",
 			stored: approvedConfig,
 			stdin:  manifest(guideConfig), args: []string{"apply", "-f", "-", "--dry-run=server"},
 			exit: 1, want: approvedConfig, says: []string{"write 198.15.5.0/24"},
 		},
 		{
-			name:   "apply, tried",
+			name:   "apply dry-run",
 			stored: widerConfig,
 			stdin:  manifest(approvedConfig), args: []string{"apply", "-f", "-", "--dry-run=server"},
 			want: widerConfig, says: []string{"Warning: now masqueraded: 172.16.0.0/12"},
 		},
 		{
-			name:   "apply on the server, refused",
+			name:   "server-side apply refused",
 			stored: approvedConfig,
 			stdin:  manifest(guideConfig), args: []string{"apply", "--server-side", "--force-conflicts", "-f", "-"},
 			exit: 1, want: approvedConfig, says: []string{"write 198.15.5.0/24"},
 		},
 		{
-			name:   "apply on the server",
+			name:   "server-side apply",
 			stored: widerConfig,
 			stdin:  manifest(approvedConfig), args: []string{"apply", "--server-side", "--force-conflicts", "-f", "-"},
 			want: approvedConfig, says: []string{"Warning: now masqueraded: 172.16.0.0/12"},
 		},
 		{
-			name:   "apply on the server, tried and refused",
+			name:   "server-side apply dry-run refused",
 			stored: approvedConfig,
 			stdin:  manifest(guideConfig), args: []string{"apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"},
 			exit: 1, want: approvedConfig, says: []string{"write 198.15.5.0/24"},
 		},
 		{
-			name:   "patch, refused",
+			name:   "patch refused",
 			stored: approvedConfig,
 			args:   []string{"patch", "configmap", configMap, "-n", kubeSystem, "--type=merge", merge(guideConfig)},
 			exit:   1, want: approvedConfig, says: []string{"write 198.15.5.0/24"},
@@ -114,13 +114,13 @@ func TestKubectlWrites(t *testing.T) {
 			want:   widerConfig, says: []string{"Warning: no longer masqueraded: 172.16.0.0/12"},
 		},
 		{
-			name:   "patch, tried and refused",
+			name:   "patch dry-run refused",
 			stored: approvedConfig,
 			args:   []string{"patch", "configmap", configMap, "-n", kubeSystem, "--dry-run=server", merge(guideConfig)},
 			exit:   1, want: approvedConfig, says: []string{"write 198.15.5.0/24"},
 		},
 		{
-			name:   "replace, refused",
+			name:   "replace refused",
 			stored: approvedConfig,
 			stdin:  manifest(guideConfig), args: []string{"replace", "-f", "-"},
 			exit: 1, want: approvedConfig, says: []string{"write 198.15.5.0/24"},
@@ -132,16 +132,16 @@ func TestKubectlWrites(t *testing.T) {
 			want: widerConfig, says: []string{"Warning: no longer masqueraded: 172.16.0.0/12"},
 		},
 		{
-			name:   "replace, tried and refused",
+			name:   "replace dry-run refused",
 			stored: approvedConfig,
 			stdin:  manifest(guideConfig), args: []string{"replace", "--dry-run=server", "-f", "-"},
 			exit: 1, want: approvedConfig, says: []string{"write 198.15.5.0/24"},
 		},
 		{
-			name:   "diff, refused",
+			name:   "diff refused",
 			stored: approvedConfig,
 			stdin:  manifest(guideConfig), args: []string{"diff", "-f", "-"},
-			exit: 1, want: approvedConfig, says: []string{"write 198.15.5.0/24"},
+			exit: 2, want: approvedConfig, says: []string{"write 198.15.5.0/24"},
 		},
 		{
 			name:   "annotate",
@@ -150,20 +150,20 @@ func TestKubectlWrites(t *testing.T) {
 			want:   approvedConfig, says: []string{"configmap/ip-masq-agent annotated"},
 		},
 		{
-			name:   "delete, refused",
+			name:   "delete refused",
 			stored: approvedConfig,
 			args:   []string{"delete", "configmap", configMap, "-n", kubeSystem},
 			exit:   1, want: approvedConfig, says: []string{"no-delete"},
 		},
 		{
-			name:   "delete, tried and refused",
+			name:   "delete dry-run refused",
 			stored: approvedConfig,
 			args:   []string{"delete", "configmap", configMap, "-n", kubeSystem, "--dry-run=server"},
 			exit:   1, want: approvedConfig, says: []string{"no-delete"},
 		},
 		{
 			// The name of the object is in no part of this request.
-			name:   "delete the collection, refused",
+			name:   "delete collection refused",
 			stored: approvedConfig,
 			args: []string{
 				"delete", "--raw",
@@ -177,7 +177,7 @@ func TestKubectlWrites(t *testing.T) {
 			g := needGuard(t)
 			k := g.cluster.kubectl()
 			if tt.stored != none {
-				k.must(t, manifest(tt.stored), "create", "-f", "-")
+				k.must(t, manifest(tt.stored), "create", "--save-config", "-f", "-")
 			}
 			got := k.run(t.Context(), tt.stdin, tt.args...)
 			if got.exit != tt.exit {
