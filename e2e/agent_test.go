@@ -23,7 +23,7 @@ func TestEditReachesTheKernel(t *testing.T) {
 	k.must(t, manifest(approvedConfig), "create", "-f", "-")
 
 	mounted := &volume{dir: t.TempDir()}
-	mounted.project(t, k.stored(t, kubeSystem, configMap))
+	mounted.project(t, k.stored(t, kubeSystem))
 	agent := host.Command(t.Context(), program(t, "agent"),
 		"--config-path="+mounted.path(),
 		"--state-dir="+filepath.Join(t.TempDir(), "state"),
@@ -64,15 +64,15 @@ func TestEditReachesTheKernel(t *testing.T) {
 	if seen, exit, _ := edit(t, k, "guide"); exit != 0 {
 		t.Fatalf("the edit failed:\n%s", seen)
 	}
-	mounted.project(t, k.stored(t, kubeSystem, configMap))
+	mounted.project(t, k.stored(t, kubeSystem))
 	becomes("10.0.0.0/8", "192.168.0.0/16", "198.15.5.0/24")
 
 	if seen, exit, _ := edit(t, k, "give-up"); exit != 1 {
 		t.Fatalf("the edit was not refused:\n%s", seen)
 	}
-	mounted.project(t, k.stored(t, kubeSystem, configMap))
+	mounted.project(t, k.stored(t, kubeSystem))
 	k.must(t, manifest(widerConfig), "apply", "--server-side", "--force-conflicts", "-f", "-")
-	mounted.project(t, k.stored(t, kubeSystem, configMap))
+	mounted.project(t, k.stored(t, kubeSystem))
 	becomes("10.0.0.0/8", "192.168.0.0/16", "172.16.0.0/12")
 }
 

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -98,7 +99,7 @@ func startControlPlane(binaries string) (*controlPlane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the control plane: %w", err)
 	}
-	if err := loopbackUp(); err != nil {
+	if err = loopbackUp(); err != nil {
 		return nil, fmt.Errorf("starting the control plane: %w", err)
 	}
 	// Between the choice of the ports and their use anybody may take one.
@@ -215,8 +216,8 @@ func (c *controlPlane) start(binary string, args ...string) error {
 
 // stop ends every process, the API server first: without etcd it only complains.
 func (c *controlPlane) stop() {
-	for i := len(c.processes) - 1; i >= 0; i-- {
-		c.processes[i].kill()
+	for _, p := range slices.Backward(c.processes) {
+		p.kill()
 	}
 	_ = os.RemoveAll(c.dir)
 }
@@ -308,7 +309,7 @@ func (c *controlPlane) forget(t *testing.T, resource, namespace, name string) {
 	if err != nil {
 		t.Fatalf("removing %s from etcd: %v", name, err)
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	if body, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusOK {
 		t.Fatalf("removing %s from etcd: %s: %s (%v)", name, response.Status, body, err)
 	}

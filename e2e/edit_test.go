@@ -62,7 +62,7 @@ resyncInterval: 60s
 				t.Errorf("exit %d after %d visits, want exit %d after %d", exit, visits, tt.exit, tt.visits)
 			}
 			golden(t, transcript)
-			if diff := cmp.Diff(tt.want, k.stored(t, kubeSystem, configMap).Data["config"]); diff != "" {
+			if diff := cmp.Diff(tt.want, k.stored(t, kubeSystem).Data["config"]); diff != "" {
 				t.Errorf("stored config differs (-want +got):\n%s", diff)
 			}
 		})

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,7 +36,7 @@ func editByGuide(visit int, buffer string) (string, error) {
 			"- 192.168.0.0/16\n", "- 192.168.0.0/16\n    - 198.15.5.92/24\n",
 			"resyncInterval:", "resyscInterval:")
 	case 2:
-		cidr, err := find(buffer, `(?m)^# \* .*"198\.15\.5\.92/24" has host bits set; write (\S+)$`)
+		cidr, err := find(buffer, `(?m)^# \* .*"198\.15\.5\.92/24" has host bits set; write (\S+)`)
 		if err != nil {
 			return "", err
 		}
@@ -109,21 +108,11 @@ func editBuffer(name, record string, args []string) error {
 		return fmt.Errorf("reading the buffer: %w", err)
 	}
 	visit := 1
-	for ; ; visit++ {
-		kept, err := os.OpenFile(visitFile(record, visit), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if errors.Is(err, os.ErrExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("keeping the buffer: %w", err)
-		}
-		if _, err := kept.Write(shown); err != nil {
-			return errors.Join(fmt.Errorf("keeping the buffer: %w", err), kept.Close())
-		}
-		if err := kept.Close(); err != nil {
-			return fmt.Errorf("keeping the buffer: %w", err)
-		}
-		break
+	for isFile(visitFile(record, visit)) {
+		visit++
+	}
+	if err = os.WriteFile(visitFile(record, visit), shown, 0o600); err != nil {
+		return fmt.Errorf("keeping the buffer: %w", err)
 	}
 	saved, err := script(visit, string(shown))
 	if err != nil {
@@ -132,6 +121,12 @@ func editBuffer(name, record string, args []string) error {
 	return os.WriteFile(args[0], []byte(saved), 0o600)
 }
 
+func isFile(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// visitFile keeps the buffer of one visit.
 func visitFile(record string, visit int) string {
 	return filepath.Join(record, fmt.Sprintf("visit-%d", visit))
 }

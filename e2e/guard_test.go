@@ -122,7 +122,7 @@ func (c *controlPlane) newGuard(binary, dir, namespace string, args ...string) (
 		return nil, err
 	}
 	kubeconfig := filepath.Join(dir, "kubeconfig")
-	if err := errors.Join(
+	if err = errors.Join(
 		serving.writeKeyPair(filepath.Join(dir, "tls"), "webhook"),
 		c.writeKubeconfig(kubeconfig, webhookUser),
 	); err != nil {
@@ -193,7 +193,7 @@ func (g *guard) probe(path string) error {
 	if err != nil {
 		return fmt.Errorf("probing the webhook: %w", err)
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("probing the webhook: %s: %s", path, response.Status)
 	}

@@ -58,7 +58,7 @@ func TestHostileConfig(t *testing.T) {
 			if len(got.stderr) > 16<<10 {
 				t.Errorf("the denial has %d bytes", len(got.stderr))
 			}
-			if k.stored(t, kubeSystem, configMap) != nil {
+			if k.stored(t, kubeSystem) != nil {
 				t.Error("it was stored")
 			}
 			k.must(t, manifest(approvedConfig), "create", "-f", "-")

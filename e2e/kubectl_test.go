@@ -85,16 +85,17 @@ func (k kubectl) must(t *testing.T, stdin string, args ...string) output {
 	return got
 }
 
-// stored reads a ConfigMap from the API server, nil when there is none.
-func (k kubectl) stored(t *testing.T, namespace, name string) *corev1.ConfigMap {
+// stored reads the ConfigMap that agents read, or the one of another namespace, from
+// the API server; nil when there is none.
+func (k kubectl) stored(t *testing.T, namespace string) *corev1.ConfigMap {
 	t.Helper()
-	got := k.must(t, "", "get", "configmap", name, "-n", namespace, "-o", "json", "--ignore-not-found")
+	got := k.must(t, "", "get", "configmap", configMap, "-n", namespace, "-o", "json", "--ignore-not-found")
 	if got.stdout == "" {
 		return nil
 	}
 	var stored corev1.ConfigMap
 	if err := json.Unmarshal([]byte(got.stdout), &stored); err != nil {
-		t.Fatalf("reading ConfigMap %s/%s: %v", namespace, name, err)
+		t.Fatalf("reading ConfigMap of %s: %v", namespace, err)
 	}
 	return &stored
 }

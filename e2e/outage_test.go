@@ -31,7 +31,7 @@ func TestWebhookDown(t *testing.T) {
 			t.Errorf("%s without the webhook: %s", args[0], got)
 		}
 	}
-	if got := k.stored(t, namespace, configMap).Data["config"]; got != approvedConfig {
+	if got := k.stored(t, namespace).Data["config"]; got != approvedConfig {
 		t.Errorf("the config has changed without the webhook: %q", got)
 	}
 
@@ -51,7 +51,7 @@ func TestWebhookDown(t *testing.T) {
 	if !strings.Contains(got.stderr, "Warning: no longer masqueraded: 172.16.0.0/12") {
 		t.Errorf("the webhook is back and says nothing of the effect: %s", got)
 	}
-	if got := k.stored(t, namespace, configMap).Data["config"]; got != widerConfig {
+	if got := k.stored(t, namespace).Data["config"]; got != widerConfig {
 		t.Errorf("the webhook is back and the config is still %q", got)
 	}
 }
@@ -79,7 +79,7 @@ func TestWebhookDrain(t *testing.T) {
 		if err != nil {
 			return fmt.Errorf("the probe does not answer: %w", err)
 		}
-		defer response.Body.Close()
+		defer func() { _ = response.Body.Close() }()
 		if response.StatusCode == http.StatusOK {
 			return fmt.Errorf("still ready %s after SIGTERM", time.Since(start))
 		}

@@ -53,13 +53,6 @@ func (a authority) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
-// pool is a set of roots with this authority alone.
-func (a authority) pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	return pool
-}
-
 // issue signs a certificate that serves on the loopback address and names its
 // holder to servers: Kubernetes reads the user from CN and the groups from O.
 func (a authority) issue(user string, groups ...string) (cert, key []byte, err error) {

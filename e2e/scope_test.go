@@ -28,7 +28,7 @@ func TestConfigMapShape(t *testing.T) {
 			args := []string{"create", "-f", "-"}
 			got := k.run(t.Context(), tt.manifest, args...)
 			golden(t, transcript(args, got))
-			stored := k.stored(t, kubeSystem, configMap)
+			stored := k.stored(t, kubeSystem)
 			if (got.exit == 0) != (stored != nil) {
 				t.Errorf("exit %d, and yet the stored ConfigMap is %v", got.exit, stored)
 			}

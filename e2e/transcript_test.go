@@ -18,8 +18,6 @@ func transcript(args []string, got output) string {
 }
 
 // What no two runs have in common.
-//
-//nolint:gochecknoglobals // compiled regular expressions
 var (
 	tempFile = regexp.MustCompile(`/[^\s"]*/(kubectl-edit-|LIVE-|MERGED-)\d+`)
 	identity = regexp.MustCompile(`(?m)^([ +-]*(?:creationTimestamp|resourceVersion|uid): ).*$`)

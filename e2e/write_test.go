@@ -191,7 +191,7 @@ func TestKubectlWrites(t *testing.T) {
 			golden(t, transcript(tt.args, got))
 
 			after := none
-			if stored := k.stored(t, kubeSystem, configMap); stored != nil {
+			if stored := k.stored(t, kubeSystem); stored != nil {
 				after = stored.Data["config"]
 			}
 			if diff := cmp.Diff(tt.want, after); diff != "" {
