@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
+)
+
+func TestReady(t *testing.T) {
+	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	fromSource := inForceName{"0123abcd", fromFile}
+	for _, test := range []struct {
+		name    string
+		status  status
+		exclude []string
+		code    int
+		text    string
+	}{
+		{"before the first pass", status{due: noon}, nil, 503, "[-] rules: not applied yet\n[+] file: ok\n"},
+		{
+			"verified", status{passed: noon, due: noon.Add(time.Minute), inForce: fromSource}, nil, 200,
+			"[+] rules: ok\n[+] file: ok\nin force: file, sha256 0123abcd; last pass: 2026-01-02T12:00:00Z\n",
+		},
+		{
+			"one family failed",
+			status{passed: noon, due: noon, inForce: fromSource, failures: []string{"applying IPv6 rules: no such table"}},
+			[]string{"file"}, 503,
+			"[-] rules: applying IPv6 rules: no such table\n[+] file: ok\n" +
+				"in force: file, sha256 0123abcd; last pass: 2026-01-02T12:00:00Z\n",
+		},
+		{
+			"file refused",
+			status{
+				passed: noon, due: noon, inForce: inForceName{"0123abcd", fromLastValid},
+				refusals: []string{"line 3, nonMasqueradeCIDRs[1]: bad; mend it", "line 4, x: y"},
+			},
+			nil, 503,
+			"[+] rules: ok\n[-] file: refused: line 3, nonMasqueradeCIDRs[1]: bad; mend it; line 4, x: y\n" +
+				"in force: last-valid, sha256 0123abcd; last pass: 2026-01-02T12:00:00Z\n",
+		},
+		{
+			"file refused, which does not count",
+			status{passed: noon, due: noon, inForce: inForceName{origin: fromDefaults}, refusals: []string{"line 3: bad"}},
+			[]string{"file"}, 200,
+			"[+] rules: ok\n[ ] file (excluded): refused: line 3: bad\n" +
+				"in force: defaults; last pass: 2026-01-02T12:00:00Z\n",
+		},
+		{
+			"stuck", status{passed: noon.Add(-time.Hour), due: noon.Add(-2 * time.Minute), inForce: fromSource}, nil, 503,
+			"[-] rules: a pass is overdue by 2m0s\n[+] file: ok\n" +
+				"in force: file, sha256 0123abcd; last pass: 2026-01-02T11:00:00Z\n",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			code, text := ready(&test.status, noon, test.exclude)
+			if code != test.code {
+				t.Errorf("code %d, want %d", code, test.code)
+			}
+			if diff := cmp.Diff(test.text, text); diff != "" {
+				t.Errorf("text differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// get asks the handler of an agent.
+func get(t *testing.T, w *world, path string) (code int, body string) {
+	t.Helper()
+	answer := httptest.NewRecorder()
+	newHandler(w.syncer).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+	return answer.Code, answer.Body.String()
+}
+
+// metricLines are the agent's own samples, without those that time decides.
+func metricLines(t *testing.T, w *world) []string {
+	t.Helper()
+	code, body := get(t, w, "/metrics")
+	if code != http.StatusOK {
+		t.Fatalf("/metrics: code %d: %s", code, body)
+	}
+	var lines []string
+	for line := range strings.Lines(body) {
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "ipmasq_agent_") || strings.Contains(line, "_bucket{") || strings.Contains(line, "_sum{") ||
+			strings.Contains(line, "_created") || strings.HasPrefix(line, "ipmasq_agent_build_info{") ||
+			strings.HasPrefix(line, "ipmasq_agent_last_success_timestamp_seconds") {
+			continue
+		}
+		lines = append(lines, strings.TrimPrefix(line, "ipmasq_agent_"))
+	}
+	return lines
+}
+
+func TestMetricsTellTheTruth(t *testing.T) {
+	opts := options{}
+	opts.config.IPv6 = true
+	w := newWorld(t, opts)
+	want := func(title string, lines ...string) {
+		t.Helper()
+		if diff := cmp.Diff(lines, metricLines(t, w)); diff != "" {
+			t.Errorf("%s: metrics differ (-want +got):\n%s", title, diff)
+		}
+	}
+	noDrift := []string{
+		`drift_total{family="ipv4",kind="chain-changed"} 0`,
+		`drift_total{family="ipv4",kind="chain-missing"} 0`,
+		`drift_total{family="ipv4",kind="jump-duplicate"} 0`,
+		`drift_total{family="ipv4",kind="jump-missing"} 0`,
+		`drift_total{family="ipv6",kind="chain-changed"} 0`,
+		`drift_total{family="ipv6",kind="chain-missing"} 0`,
+		`drift_total{family="ipv6",kind="jump-duplicate"} 0`,
+		`drift_total{family="ipv6",kind="jump-missing"} 0`,
+	}
+	want("before the first pass", append(append([]string{
+		`config_file_problems{severity="fatal"} 0`,
+		`config_file_problems{severity="suspicious"} 0`,
+		`config_file_refusals_total 0`,
+		`config_file_refused 0`,
+	}, noDrift...),
+		`resync_interval_seconds 0`,
+		`rules_verified{family="ipv4"} 0`,
+		`rules_verified{family="ipv6"} 0`,
+		`sync_seconds_count{result="failure"} 0`,
+		`sync_seconds_count{result="success"} 0`,
+	)...)
+
+	w.holds(t, "nonMasqueradeCIDRs: [10.1.0.0/16, 10.2.0.0/16, 'fd00::/8']\n")
+	w.syncer.pass(t.Context())
+	want("applied", append(append([]string{
+		`config_cidrs{family="ipv4"} 2`,
+		`config_cidrs{family="ipv6"} 1`,
+		`config_file_problems{severity="fatal"} 0`,
+		`config_file_problems{severity="suspicious"} 0`,
+		`config_file_refusals_total 0`,
+		`config_file_refused 0`,
+		`config_info{digest="bbc1e5d040042b9003d7d33d35ee19914e2b8a97f7fe14eae7b6880498bdc69b",source="file"} 1`,
+	}, noDrift...),
+		`resync_interval_seconds 60`,
+		`rules_verified{family="ipv4"} 1`,
+		`rules_verified{family="ipv6"} 1`,
+		`sync_seconds_count{result="failure"} 0`,
+		`sync_seconds_count{result="success"} 1`,
+	)...)
+
+	w.holds(t, badText)
+	w.kernel.held[ruleset.IPv4] = nil
+	w.kernel.refuse[ruleset.IPv6] = errors.New("locked")
+	w.syncer.pass(t.Context())
+	w.syncer.pass(t.Context())
+	drift := append([]string{`drift_total{family="ipv4",kind="chain-changed"} 1`}, noDrift[1:]...)
+	want("refused, drifted and failing", append(append([]string{
+		`config_cidrs{family="ipv4"} 2`,
+		`config_cidrs{family="ipv6"} 1`,
+		`config_file_problems{severity="fatal"} 1`,
+		`config_file_problems{severity="suspicious"} 0`,
+		`config_file_refusals_total 1`,
+		`config_file_refused 1`,
+		`config_info{digest="bbc1e5d040042b9003d7d33d35ee19914e2b8a97f7fe14eae7b6880498bdc69b",source="last-valid"} 1`,
+	}, drift...),
+		`resync_interval_seconds 60`,
+		`rules_verified{family="ipv4"} 1`,
+		`rules_verified{family="ipv6"} 0`,
+		`sync_seconds_count{result="failure"} 2`,
+		`sync_seconds_count{result="success"} 1`,
+	)...)
+
+	code, body := get(t, w, "/readyz")
+	if code != http.StatusServiceUnavailable || !strings.Contains(body, "[-] rules: applying IPv6 rules: locked\n") ||
+		!strings.Contains(body, "[-] file: refused: line 1, nonMasqueradeCIDRs[0]: ") {
+		t.Errorf("/readyz: code %d, %s", code, body)
+	}
+	if code, body := get(t, w, "/healthz"); code != http.StatusOK || body != "ok\n" {
+		t.Errorf("/healthz: code %d, %s", code, body)
+	}
+}
+
+func TestServe(t *testing.T) {
+	w := newWorld(t, options{})
+	var log strings.Builder
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	stop, err := serve(t.Context(), "127.0.0.1:0", w.syncer, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, address, _ := strings.Cut(strings.TrimSpace(log.String()), "address=")
+	if _, err := serve(t.Context(), address, w.syncer, logger); err == nil ||
+		!strings.HasSuffix(err.Error(), "address already in use; --metrics-bind-address chooses another address, 0 none") {
+		t.Errorf("serving twice at %s: %v", address, err)
+	}
+	code := func(method, path string) int {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), method, "http://"+address+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := http.DefaultTransport.RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(io.Discard, answer.Body)
+		if err := errors.Join(err, answer.Body.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return answer.StatusCode
+	}
+	for _, test := range []struct {
+		method, path string
+		code         int
+	}{
+		{"GET", "/healthz", 200},
+		{"GET", "/readyz", 503},
+		{"GET", "/metrics", 200},
+		{"POST", "/metrics", 405},
+		{"GET", "/", 404},
+		{"GET", "/debug/pprof/", 404},
+	} {
+		if got := code(test.method, test.path); got != test.code {
+			t.Errorf("%s %s: code %d, want %d", test.method, test.path, got, test.code)
+		}
+	}
+	stop()
+	http.DefaultClient.CloseIdleConnections()
+	stop, err = serve(t.Context(), address, w.syncer, logger)
+	if err != nil {
+		t.Fatalf("the address is not free after the end: %v", err)
+	}
+	stop()
+}
+
+// TestDaemonLeavesNothingRunning: goleak looks after the test binary.
+func TestDaemonLeavesNothingRunning(t *testing.T) {
+	v := newVolume(t, goodText)
+	w := newWorld(t, options{configPath: v.file()})
+	opts := w.syncer.opts
+	opts.metricsAddress = "127.0.0.1:0"
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := daemon(ctx, opts, w.kernel, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{good}, w.wrote()); diff != "" {
+		t.Errorf("writes differ (-want +got):\n%s", diff)
+	}
+}
