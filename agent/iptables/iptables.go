@@ -1,10 +1,12 @@
 // Package iptables makes the nat table hold a Ruleset. It is the only package that
-// runs a process: iptables-restore for the chain (one transaction), go-iptables for
-// the jump, listing and probing.
+// runs a process: iptables-restore for the chain (one transaction), iptables-save to
+// see what is there, go-iptables for the jump.
 package iptables
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
@@ -32,23 +34,57 @@ const (
 
 // Kernel is the nat table of this network namespace, through one backend. It is
 // for one goroutine at a time.
-type Kernel struct{}
-
-// Choose returns the backend that this node uses already, and why.
-func Choose(_ context.Context) (Backend, string, error) { panic("to be built") }
+type Kernel struct {
+	tables map[ruleset.Family]*table
+}
 
 // Open probes the commands of a backend for both families; a family whose
 // commands are missing fails at its first use, not here.
-func Open(_ Backend) (*Kernel, error) { panic("to be built") }
+func Open(backend Backend) (*Kernel, error) {
+	if backend != NFT && backend != Legacy {
+		return nil, fmt.Errorf("opening iptables: %q is not a backend; choose %s or %s", backend, NFT, Legacy)
+	}
+	k := &Kernel{tables: map[ruleset.Family]*table{}}
+	for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
+		k.tables[family] = open(backend, family)
+	}
+	return k, nil
+}
 
 // Inspect reads how the kernel differs from want; nothing is written.
-func (k *Kernel) Inspect(_ context.Context, _ ruleset.Ruleset) ([]Drift, error) {
-	panic("to be built")
+func (k *Kernel) Inspect(ctx context.Context, want ruleset.Ruleset) ([]Drift, error) {
+	_, drift, err := k.inspect(ctx, want)
+	return drift, err
+}
+
+func (k *Kernel) inspect(ctx context.Context, want ruleset.Ruleset) (content, []Drift, error) {
+	t := k.tables[want.Family]
+	found, err := t.read(ctx, want.Chain)
+	if err != nil {
+		return content{}, nil, fmt.Errorf("reading the nat table: %w", err)
+	}
+	return found, t.compare(want, found), nil
 }
 
 // Apply makes the kernel hold want and returns what had drifted. Where nothing
 // had, nothing is written. A refused restore changes nothing: the chain is replaced
-// in one transaction, and only then is the jump ensured.
-func (k *Kernel) Apply(_ context.Context, _ ruleset.Ruleset) ([]Drift, error) {
-	panic("to be built")
+// in one transaction, and only then is the jump ensured. With an error, what had
+// drifted may be as it was.
+func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]Drift, error) {
+	found, drift, err := k.inspect(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	t := k.tables[want.Family]
+	if slices.Contains(drift, ChainMissing) || slices.Contains(drift, ChainChanged) {
+		if err := t.replaceChain(ctx, want); err != nil {
+			return drift, fmt.Errorf("replacing chain %s: %w", want.Chain, err)
+		}
+	}
+	if slices.Contains(drift, JumpMissing) || slices.Contains(drift, JumpDuplicate) {
+		if err := t.settleJump(ctx, want, found.jumps); err != nil {
+			return drift, fmt.Errorf("settling the jump to %s: %w", want.Chain, err)
+		}
+	}
+	return drift, nil
 }

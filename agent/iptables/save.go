@@ -1,0 +1,95 @@
+package iptables
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// maxRules bounds what is kept of a chain; more than this is not ours anyway: the
+// parser takes 16,384 CIDRs.
+const maxRules = 1 << 15
+
+// content is what iptables-save prints of a chain and of the jumps to it.
+type content struct {
+	chain bool     // the chain exists
+	rules []string // of the chain, "-A CHAIN ..."
+	jumps []string // of POSTROUTING, those that go to the chain
+}
+
+// read asks the kernel. On a busy node the table has ten thousands of rules, so the
+// others' are dropped as they come. One process reads the whole table at one moment.
+func (t *table) read(ctx context.Context, chain string) (content, error) {
+	if t.err != nil {
+		return content{}, t.err
+	}
+	var found content
+	declaration, ours, jump := ":"+chain+" ", "-A "+chain+" ", "-A "+postrouting+" "
+	err := run(ctx, command{path: t.tools.save, args: []string{"-t", natTable}, lines: func(line string) error {
+		switch {
+		case strings.HasPrefix(line, declaration):
+			found.chain = true
+		case strings.HasPrefix(line, ours) && len(found.rules) < maxRules:
+			found.rules = append(found.rules, line)
+		case strings.HasPrefix(line, jump) && goesTo(line, chain) && len(found.jumps) < maxRules:
+			found.jumps = append(found.jumps, line)
+		case strings.HasPrefix(line, "# Table `nat' is incompatible"):
+			// iptables-nft prints this for a table with rules from nft(8) that it
+			// has no words for, and exits 0 without the rules.
+			return fmt.Errorf("%s cannot show the nat table, which holds rules of another program in nft's own form; "+
+				"move them to a table of another name ('nft list table ip nat' shows them)", t.tools.save)
+		}
+		return nil
+	}})
+	return found, err
+}
+
+// goesTo tells that the target of a rule is the chain, by a jump or a goto.
+func goesTo(rule, chain string) bool {
+	if !strings.Contains(rule, chain) {
+		return false
+	}
+	all := words(rule)
+	for _, option := range []string{"-j", "-g"} {
+		if i := slices.Index(all, option); i >= 0 && i+1 < len(all) && all[i+1] == chain {
+			return true
+		}
+	}
+	return false
+}
+
+// words splits a rule of iptables-save into its arguments. What needs quotes is in
+// double quotes there, and a backslash takes the next character as it is.
+func words(rule string) []string {
+	var (
+		all             []string
+		word            strings.Builder
+		quoted, escaped bool
+		begun           bool
+	)
+	for _, r := range rule {
+		switch {
+		case escaped:
+			word.WriteRune(r)
+			escaped = false
+		case r == '\\' && quoted:
+			escaped = true
+		case r == '"':
+			quoted, begun = !quoted, true
+		case r == ' ' && !quoted:
+			if begun {
+				all = append(all, word.String())
+			}
+			word.Reset()
+			begun = false
+		default:
+			word.WriteRune(r)
+			begun = true
+		}
+	}
+	if begun {
+		all = append(all, word.String())
+	}
+	return all
+}
