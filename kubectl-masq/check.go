@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ip-masq-guard/ip-masq-guard/policy"
+)
+
+// maxInput bounds a manifest: a ConfigMap has at most 1 MiB, and a file may hold
+// other objects.
+const maxInput = 16 << 20
+
+// checkOptions are the flags of check.
+type checkOptions struct {
+	file       string
+	raw        bool
+	name       string
+	namespace  string
+	node       []string
+	pod        []string
+	service    []string
+	params     string
+	policyDirs []string
+	output     string
+}
+
+const checkExamples = `  # A manifest, with the ranges of the cluster it is for
+  kubectl masq check -f ip-masq-agent.yaml --node-cidrs 192.168.0.0/24 --pod-cidrs 10.244.0.0/16 --service-cidrs 10.96.0.0/12
+
+  # What is stored now
+  kubectl get configmap ip-masq-agent -n kube-system -o yaml | kubectl masq check -f - --params params.yaml
+
+  # The bare configuration, as the agent reads it from its file
+  kubectl masq check --raw -f /etc/config/ip-masq-agent -o json`
+
+const checkHelp = `Check the ip-masq-agent ConfigMap in a manifest, and tell what the webhook would tell of it.
+
+Exit codes: 0 approved, warnings allowed; 1 violations, or a configuration that does not load;
+2 wrong usage, or input, params or rules that cannot be read.
+
+JSON output is one object:
+  file, allowed, revision     what was checked, the verdict, and the digest over rules and params
+  findings[]                  rule, action (deny or warn), path, line and column in the file (0: no such place),
+                              text, message, hint, docs; exact is false where only the begin of the value is known,
+                              and valueLine and valueColumn then count inside the value; failed: the rule itself failed
+  effect                      against the agents' defaults: known, nowMasqueraded[], noLongerMasqueraded[], omitted`
+
+func checkCommand(std streams) *cobra.Command {
+	var opts checkOptions
+	command := &cobra.Command{
+		Use:     "check -f FILE",
+		Short:   "Tell what the webhook would tell of a manifest",
+		Long:    checkHelp,
+		Example: checkExamples,
+		Args:    cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			return check(command.Context(), opts, command.Flags().Changed, std)
+		},
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
+	flags.BoolVar(&opts.raw, "raw", false, "the file is the bare configuration, not a manifest")
+	flags.StringVarP(&opts.output, "output", "o", "text", "text or json")
+	flags.StringSliceVar(&opts.node, "node-cidrs", nil, "`CIDRs` of the cluster's nodes, with commas between")
+	flags.StringSliceVar(&opts.pod, "pod-cidrs", nil, "`CIDRs` of its pods")
+	flags.StringSliceVar(&opts.service, "service-cidrs", nil, "`CIDRs` of its services")
+	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
+	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")
+	flags.StringVar(&opts.name, "name", "ip-masq-agent", "`name` of the ConfigMap")
+	flags.StringVarP(&opts.namespace, "namespace", "n", "kube-system", "`namespace` of the ConfigMap")
+	return command
+}
+
+// check judges one ConfigMap and reports on it. A refusal is errRefused; every
+// other error means that there was no verdict.
+func check(ctx context.Context, opts checkOptions, given func(flag string) bool, std streams) error {
+	if opts.file == "" {
+		return errors.New("-f is missing: name a manifest, or - for standard input")
+	}
+	if opts.output != "text" && opts.output != "json" {
+		return fmt.Errorf("-o %q: want text or json", opts.output)
+	}
+	params, err := readParams(opts.params)
+	if err != nil {
+		return err
+	}
+	cluster, err := readCluster(opts, params, given)
+	if err != nil {
+		return err
+	}
+	var sources []policy.Source
+	for _, directory := range opts.policyDirs {
+		found, err := policy.ReadSources(directory)
+		if err != nil {
+			return err
+		}
+		sources = append(sources, found...)
+	}
+	input, err := readInput(opts, std.in)
+	if err != nil {
+		return err
+	}
+	engine, err := policy.New(ctx, params, sources)
+	if err != nil {
+		return fmt.Errorf("compiling the rules: %w", err)
+	}
+	decision := engine.Decide(ctx, policy.Request{
+		Operation: policy.Create,
+		Namespace: input.configMap.Namespace,
+		Name:      input.configMap.Name,
+		Time:      time.Now(),
+		Object:    input.configMap,
+	}, cluster)
+
+	if opts.output == "json" {
+		err = writeJSON(std.out, input, decision)
+	} else {
+		err = writeText(std.out, input, decision, std.colour)
+	}
+	if err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	if !decision.Allowed {
+		return errRefused
+	}
+	return nil
+}
+
+func readParams(file string) (policy.Params, error) {
+	if file == "" {
+		return policy.Params{}, nil
+	}
+	text, err := os.ReadFile(file) //nolint:gosec // the user names it
+	if err != nil {
+		return policy.Params{}, fmt.Errorf("reading --params: %w", err)
+	}
+	params, err := policy.ParseParams(text)
+	if err != nil {
+		return policy.Params{}, fmt.Errorf("--params %s: %w", file, err)
+	}
+	return params, nil
+}
+
+// readCluster joins the ranges of the params and of the flags.
+func readCluster(opts checkOptions, params policy.Params, given func(flag string) bool) (*policy.Cluster, error) {
+	var wrong []error
+	join := func(flag string, stated []netip.Prefix, texts []string) []policy.Range {
+		ranges := policy.RangesFrom(stated, "params")
+		if !given(flag) {
+			return ranges
+		}
+		prefixes, err := parsePrefixes(texts)
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("--%s: %w", flag, err))
+		}
+		return append(policy.RangesFrom(prefixes, "--"+flag), ranges...)
+	}
+	node := join("node-cidrs", params.Cluster.Node, opts.node)
+	pod := join("pod-cidrs", params.Cluster.Pod, opts.pod)
+	service := join("service-cidrs", params.Cluster.Service, opts.service)
+	return policy.NewCluster(node, pod, service), errors.Join(wrong...)
+}
+
+func parsePrefixes(texts []string) ([]netip.Prefix, error) {
+	prefixes := make([]netip.Prefix, 0, len(texts))
+	for _, text := range texts {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("%q is not a CIDR", text)
+		case prefix != prefix.Masked():
+			return nil, fmt.Errorf("%q has host bits set; write %s", text, prefix.Masked())
+		}
+		prefixes = append(prefixes, prefix)
+	}
+	return prefixes, nil
+}
+
+// readInput reads the ConfigMap to check.
+func readInput(opts checkOptions, stdin io.Reader) (*document, error) {
+	name, reader := "<stdin>", stdin
+	if opts.file != "-" {
+		file, err := os.Open(opts.file)
+		if err != nil {
+			return nil, fmt.Errorf("reading the manifest: %w", err)
+		}
+		defer file.Close()
+		name, reader = opts.file, file
+	}
+	text, err := io.ReadAll(io.LimitReader(reader, maxInput+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	if len(text) > maxInput {
+		return nil, fmt.Errorf("%s has more than %d bytes", name, maxInput)
+	}
+	if opts.raw {
+		return rawDocument(name, text, opts.namespace, opts.name), nil
+	}
+	return findConfigMap(name, text, opts.namespace, opts.name)
+}

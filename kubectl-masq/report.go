@@ -1,0 +1,233 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/ip-masq-guard/ip-masq-guard/policy"
+)
+
+// Escape sequences of ECMA-48, Select Graphic Rendition.
+const (
+	red    = "\x1b[1;31m"
+	yellow = "\x1b[1;33m"
+	bold   = "\x1b[1m"
+	plain  = "\x1b[0m"
+)
+
+// maxExcerpt bounds what is shown of a line, in runes.
+const maxExcerpt = 100
+
+// writeText reports as a compiler does.
+func writeText(out io.Writer, input *document, decision policy.Decision, colour bool) error {
+	var b strings.Builder
+	paint := func(code, text string) string {
+		if !colour {
+			return text
+		}
+		return code + text + plain
+	}
+	errors, warnings := 0, 0
+	for _, finding := range decision.Findings {
+		kind := paint(yellow, "warning")
+		warnings++
+		if finding.Action == policy.Deny {
+			kind = paint(red, "error")
+			warnings--
+			errors++
+		}
+		at, exact := input.locate(finding)
+		b.WriteString(paint(bold, printable(input.file)+at.suffix()+":"))
+		fmt.Fprintf(&b, " %s[%s]: %s\n", kind, printable(finding.Rule), headline(finding))
+		writeExcerpt(&b, input, finding, at, exact, paint)
+		for i, line := range strings.Split(strings.TrimSpace(finding.Hint), "\n") {
+			switch {
+			case line == "":
+			case i == 0:
+				b.WriteString("  help: " + printable(line) + "\n")
+			default:
+				b.WriteString("        " + printable(line) + "\n")
+			}
+		}
+		if finding.Docs != "" {
+			b.WriteString("  docs: " + printable(finding.Docs) + "\n")
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString(printable(input.file) + ": " + verdict(decision.Allowed, errors, warnings) + "\n")
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// headline is the message; a finding that points nowhere says what it is about.
+func headline(finding policy.Finding) string {
+	message := printable(finding.Message)
+	if finding.Position.Line == 0 {
+		return printable(finding.Field()) + ": " + message
+	}
+	return message
+}
+
+// writeExcerpt shows the line and puts carets under the offending text.
+func writeExcerpt(b *strings.Builder, input *document, finding policy.Finding, at place, exact bool, paint func(code, text string) string) {
+	lines, shown := input.lines, at
+	if !exact {
+		// The value is written with escapes or folded, so its own lines are shown.
+		lines, shown = splitLines([]byte(input.configMap.Data[finding.Key])), place{finding.Position.Line, finding.Position.Column}
+		fmt.Fprintf(b, "  note: line %d, column %d inside data[%q]; written as a block (%s: |), places are those of the file\n",
+			shown.line, shown.column, finding.Key, printable(finding.Key))
+	}
+	if shown.line < 1 || shown.line > len(lines) || finding.Position.Line == 0 {
+		return
+	}
+	line, column := lines[shown.line-1], max(shown.column, 1)-1
+	if column > len(line) {
+		return
+	}
+	before, after := line[:column], line[column:]
+	width := 1
+	if finding.Text != "" && strings.HasPrefix(after, finding.Text) {
+		width = utf8.RuneCountInString(finding.Text)
+	}
+	if runes := []rune(before); len(runes) > maxExcerpt/2 {
+		before = "…" + string(runes[len(runes)-maxExcerpt/2:])
+	}
+	if runes := []rune(after); len(runes) > maxExcerpt/2 {
+		after = string(runes[:maxExcerpt/2]) + "…"
+		width = min(width, maxExcerpt/2)
+	}
+	number := fmt.Sprintf("%4d", shown.line)
+	fmt.Fprintf(b, "%s | %s\n", number, printable(before+after))
+	fmt.Fprintf(b, "%s | %s%s\n", strings.Repeat(" ", len(number)), blank(before), paint(red, strings.Repeat("^", width)))
+}
+
+// suffix is what follows a file's name: ":LINE:COLUMN", or nothing.
+func (p place) suffix() string {
+	if p.line == 0 {
+		return ""
+	}
+	return fmt.Sprintf(":%d:%d", p.line, max(p.column, 1))
+}
+
+func verdict(allowed bool, errors, warnings int) string {
+	var counts []string
+	if errors > 0 {
+		counts = append(counts, count(errors, "error"))
+	}
+	if warnings > 0 {
+		counts = append(counts, count(warnings, "warning"))
+	}
+	said := "approved"
+	if !allowed {
+		said = "refused"
+	}
+	if len(counts) == 0 {
+		return said
+	}
+	return said + ", " + strings.Join(counts, " and ")
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// printable makes text harmless for a terminal: no escape sequences, nothing that
+// reorders what follows. Each rune stays one rune, and tabs stay.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\t' && (unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)) {
+			return ' '
+		}
+		return r
+	}, text)
+}
+
+// blank is as wide as text.
+func blank(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\t' {
+			return r
+		}
+		return ' '
+	}, text)
+}
+
+// jsonReport is the documented shape; fields may be added, but not changed.
+type jsonReport struct {
+	File     string        `json:"file"`
+	Allowed  bool          `json:"allowed"`
+	Revision string        `json:"revision"`
+	Findings []jsonFinding `json:"findings"`
+	Effect   jsonEffect    `json:"effect"`
+}
+
+type jsonFinding struct {
+	Rule        string        `json:"rule"`
+	Action      policy.Action `json:"action"`
+	Key         string        `json:"key"`
+	Path        string        `json:"path"`
+	Line        int           `json:"line"`
+	Column      int           `json:"column"`
+	Exact       bool          `json:"exact"`
+	ValueLine   int           `json:"valueLine"`
+	ValueColumn int           `json:"valueColumn"`
+	Text        string        `json:"text"`
+	Message     string        `json:"message"`
+	Hint        string        `json:"hint"`
+	Docs        string        `json:"docs"`
+	Failed      bool          `json:"failed"`
+}
+
+type jsonEffect struct {
+	Known               bool           `json:"known"`
+	NowMasqueraded      []netip.Prefix `json:"nowMasqueraded"`
+	NoLongerMasqueraded []netip.Prefix `json:"noLongerMasqueraded"`
+	Omitted             int            `json:"omitted"`
+}
+
+// writeJSON reports as one JSON object.
+func writeJSON(out io.Writer, input *document, decision policy.Decision) error {
+	report := jsonReport{
+		File:     input.file,
+		Allowed:  decision.Allowed,
+		Revision: decision.Revision,
+		Findings: []jsonFinding{}, // never null
+		Effect: jsonEffect{
+			Known:               decision.Effect.Known,
+			NowMasqueraded:      append([]netip.Prefix{}, decision.Effect.NowMasqueraded...),
+			NoLongerMasqueraded: append([]netip.Prefix{}, decision.Effect.NoLongerMasqueraded...),
+			Omitted:             decision.Effect.NowOmitted + decision.Effect.NoLongerOmitted,
+		},
+	}
+	for _, finding := range decision.Findings {
+		at, exact := input.locate(finding)
+		report.Findings = append(report.Findings, jsonFinding{
+			Rule:        finding.Rule,
+			Action:      finding.Action,
+			Key:         finding.Key,
+			Path:        finding.Path,
+			Line:        at.line,
+			Column:      at.column,
+			Exact:       exact,
+			ValueLine:   finding.Position.Line,
+			ValueColumn: finding.Position.Column,
+			Text:        finding.Text,
+			Message:     finding.Message,
+			Hint:        finding.Hint,
+			Docs:        finding.Docs,
+			Failed:      finding.Failed,
+		})
+	}
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(report)
+}

@@ -1,0 +1,243 @@
+// Package main is the webhook: it serves AdmissionReviews of one ConfigMap over
+// HTTPS and answers them with the decision of policy. It runs no process and
+// touches no kernel; what it knows of the cluster it reads from params and, unless
+// it stands alone, from the API server.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/pflag"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"github.com/ip-masq-guard/ip-masq-guard/policy"
+)
+
+// version is set by the linker: -X main.version=v1.2.3.
+var version = "dev"
+
+// stopTimeout bounds the wait for running requests after the drain. Both together
+// stay below the 30 s that a pod has by default.
+const stopTimeout = 15 * time.Second
+
+func main() {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr, signals); err != nil {
+		fmt.Fprintln(os.Stderr, "webhook:", err)
+		os.Exit(1)
+	}
+}
+
+// run serves until a signal arrives and the drain is over, or ctx ends, or a part
+// fails. Logs go to stderr.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <-chan os.Signal) error {
+	opts, err := parseFlags(args, stdout)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return nil
+	case err != nil:
+		return fmt.Errorf("reading the flags: %w", err)
+	case opts.version:
+		_, err := fmt.Fprintln(stdout, version)
+		return err
+	}
+	logHandler := slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.logLevel})
+	log := slog.New(logHandler)
+	adoptLoggers(logHandler)
+
+	params, sources, err := readPolicy(opts)
+	if err != nil {
+		return err
+	}
+	engine, err := policy.New(ctx, params, sources)
+	if err != nil {
+		return fmt.Errorf("compiling the rules: %w", err)
+	}
+	own := newMetrics(version, "")
+	if err := ctrlmetrics.Registry.Register(own); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	defer ctrlmetrics.Registry.Unregister(own)
+
+	certificate, err := certwatcher.New(filepath.Join(opts.certDir, "tls.crt"), filepath.Join(opts.certDir, "tls.key"))
+	if err != nil {
+		return fmt.Errorf("loading the certificate: %w", err)
+	}
+	cluster, err := restConfig(opts)
+	if err != nil {
+		return err
+	}
+	timeout := stopTimeout
+	mgr, err := manager.New(cluster, manager.Options{
+		Logger:                  logr.FromSlogHandler(logHandler),
+		Cache:                   cacheOptions(),
+		Metrics:                 metricsserver.Options{BindAddress: opts.metrics},
+		HealthProbeBindAddress:  opts.health,
+		GracefulShutdownTimeout: &timeout,
+		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{
+			Host: opts.bindAddress,
+			Port: opts.port,
+			TLSOpts: []func(*tls.Config){func(config *tls.Config) {
+				config.MinVersion = tls.VersionTLS13
+				config.NextProtos = []string{"http/1.1"} // all that the API server speaks to a Service
+				config.GetCertificate = certificate.GetCertificate
+			}},
+		}),
+	})
+	if err != nil {
+		return fmt.Errorf("preparing the servers: %w", err)
+	}
+
+	configured := clusterRanges{
+		node:    policy.RangesFrom(params.Cluster.Node, "params"),
+		pod:     policy.RangesFrom(params.Cluster.Pod, "params"),
+		service: policy.RangesFrom(params.Cluster.Service, "params"),
+	}
+	watch := newClusterWatch(configured, mgr.GetCache(), own, log)
+	own.countRanges("params", configured)
+	if opts.standalone {
+		watch.current.Store(prepared(configured))
+	} else if err := mgr.Add(watch); err != nil {
+		return fmt.Errorf("adding the cluster watch: %w", err)
+	}
+	var draining atomic.Bool
+	mgr.GetWebhookServer().Register("/validate", &handler{
+		target:   opts.target,
+		decider:  engine,
+		cluster:  watch.Cluster,
+		metrics:  own,
+		log:      log,
+		draining: &draining,
+		held:     make(slots, maxHeld),
+		deciding: make(slots, runtime.GOMAXPROCS(0)),
+	})
+	ready := map[string]healthz.Checker{
+		"serving": mgr.GetWebhookServer().StartedChecker(),
+		"ranges": func(*http.Request) error {
+			return errorIf(watch.Cluster() == nil, "the cluster's ranges are not read yet")
+		},
+		"draining": func(*http.Request) error { return errorIf(draining.Load(), "asked to stop") },
+	}
+	return serve(ctx, mgr, certificate, ready, func(ctx context.Context) { drain(ctx, signals, opts.drain, &draining, log) })
+}
+
+// serve runs the manager until it fails, ctx ends, or untilStopped returns.
+func serve(ctx context.Context, mgr manager.Manager, certificate *certwatcher.CertWatcher, ready map[string]healthz.Checker, untilStopped func(context.Context)) error {
+	if err := mgr.Add(certificate); err != nil {
+		return fmt.Errorf("adding the certificate watch: %w", err)
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("adding the health check: %w", err)
+	}
+	for name, check := range ready {
+		if err := mgr.AddReadyzCheck(name, check); err != nil {
+			return fmt.Errorf("adding the readiness check %s: %w", name, err)
+		}
+	}
+	// controller-runtime closes its listener when its context ends, so the context
+	// ends only after the drain.
+	serving, stop := context.WithCancel(ctx)
+	var stopper sync.WaitGroup
+	stopper.Go(func() {
+		defer stop()
+		untilStopped(serving)
+	})
+	defer stopper.Wait()
+	defer stop()
+	if err := mgr.Start(serving); err != nil {
+		return fmt.Errorf("serving: %w", err)
+	}
+	return nil
+}
+
+// readPolicy reads the params and the custom rules.
+func readPolicy(opts options) (policy.Params, []policy.Source, error) {
+	var params policy.Params
+	if opts.params != "" {
+		text, err := os.ReadFile(opts.params)
+		if err != nil {
+			return params, nil, fmt.Errorf("reading --params: %w", err)
+		}
+		if params, err = policy.ParseParams(text); err != nil {
+			return params, nil, fmt.Errorf("--params %s: %w", opts.params, err)
+		}
+	}
+	var sources []policy.Source
+	for _, directory := range opts.policyDirs {
+		found, err := policy.ReadSources(directory)
+		if err != nil {
+			return params, nil, err
+		}
+		sources = append(sources, found...)
+	}
+	return params, sources, nil
+}
+
+func errorIf(failed bool, message string) error {
+	if failed {
+		return errors.New(message)
+	}
+	return nil
+}
+
+// restConfig tells how to reach the API server. Standing alone still takes a
+// manager, which serves, but one that cannot dial: nothing of it asks the API
+// server without an informer.
+func restConfig(opts options) (*rest.Config, error) {
+	if opts.standalone {
+		return &rest.Config{
+			Host: "https://standalone.invalid",
+			Dial: func(context.Context, string, string) (net.Conn, error) {
+				return nil, errors.New("standing alone, by --standalone")
+			},
+		}, nil
+	}
+	if opts.kubeconfig == "" {
+		config, err := rest.InClusterConfig()
+		if err != nil {
+			return nil, fmt.Errorf("reading the service account: %w (outside a pod, use --kubeconfig or --standalone)", err)
+		}
+		return config, nil
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", opts.kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("reading --kubeconfig: %w", err)
+	}
+	return config, nil
+}
+
+// adoptLoggers lets the libraries log where the webhook logs: controller-runtime,
+// client-go and, for TLS handshakes that fail, net/http.
+func adoptLoggers(handler slog.Handler) {
+	ctrllog.SetLogger(logr.FromSlogHandler(handler))
+	klog.SetSlogLogger(slog.New(handler))
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(slog.NewLogLogger(handler, slog.LevelDebug).Writer())
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ip-masq-guard/ip-masq-guard/policy"
+)
+
+// metrics are the webhook's own, beside those of controller-runtime. They are one
+// prometheus.Collector, so that a run registers and unregisters them as one.
+type metrics struct {
+	decisions  *prometheus.CounterVec // operation, allowed
+	findings   *prometheus.CounterVec // rule, action
+	refused    *prometheus.CounterVec // reason
+	unjudged   *prometheus.CounterVec // reason
+	panics     prometheus.Counter     // while deciding
+	evaluation prometheus.Histogram   // seconds
+	ranges     *prometheus.GaugeVec   // kind, source
+	podless    prometheus.Gauge       // nodes without a pod range
+	serviceAPI prometheus.Gauge       // 1: ServiceCIDR objects are watched
+	info       *prometheus.GaugeVec   // version, revision
+	all        []prometheus.Collector
+}
+
+func newMetrics(version, revision string) *metrics {
+	m := &metrics{
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ip_masq_guard_decisions_total",
+			Help: "Decisions on writes of the ConfigMap, dry runs included.",
+		}, []string{"operation", "allowed"}),
+		findings: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ip_masq_guard_findings_total",
+			Help: "Findings of rules, by what they do: deny, warn, or failed when the rule itself failed.",
+		}, []string{"rule", "action"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ip_masq_guard_requests_refused_total",
+			Help: "HTTP requests that were no review to answer; failurePolicy decides them.",
+		}, []string{"reason"}),
+		unjudged: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ip_masq_guard_reviews_unjudged_total",
+			Help: "Reviews answered without a decision: other objects are allowed, the rest is denied.",
+		}, []string{"reason"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ip_masq_guard_panics_total",
+			Help: "Panics while deciding, each a denial.",
+		}),
+		evaluation: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "ip_masq_guard_evaluation_seconds",
+			Help:    "Seconds from the decoded request to the decision.",
+			Buckets: prometheus.ExponentialBuckets(50e-6, 2, 17), // 50 µs to 3.3 s
+		}),
+		ranges: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "ip_masq_guard_cluster_ranges",
+			Help: "Ranges of the cluster that decisions know, by kind (node, pod, service) and source (api, params).",
+		}, []string{"kind", "source"}),
+		podless: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "ip_masq_guard_nodes_without_pod_cidr",
+			Help: "Nodes whose spec has no pod range; the network plugin may keep it elsewhere.",
+		}),
+		serviceAPI: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "ip_masq_guard_service_cidr_api_watched",
+			Help: "1 when ServiceCIDR objects are watched, 0 when the API server has none (before Kubernetes 1.33).",
+		}),
+		info: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "ip_masq_guard_policy_info",
+			Help: "Version of the webhook and digest over its rules and params; always 1.",
+		}, []string{"version", "revision"}),
+	}
+	m.all = []prometheus.Collector{
+		m.decisions, m.findings, m.refused, m.unjudged, m.panics, m.evaluation,
+		m.ranges, m.podless, m.serviceAPI, m.info,
+	}
+	m.info.WithLabelValues(version, revision).Set(1)
+	return m
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(descriptions chan<- *prometheus.Desc) {
+	for _, collector := range m.all {
+		collector.Describe(descriptions)
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(values chan<- prometheus.Metric) {
+	for _, collector := range m.all {
+		collector.Collect(values)
+	}
+}
+
+// decided counts a decision that took elapsed.
+func (m *metrics) decided(operation policy.Operation, decision policy.Decision, elapsed time.Duration) {
+	allowed := "false"
+	if decision.Allowed {
+		allowed = "true"
+	}
+	m.decisions.WithLabelValues(string(operation), allowed).Inc()
+	m.evaluation.Observe(elapsed.Seconds())
+	for _, finding := range decision.Findings {
+		action := string(finding.Action)
+		if finding.Failed {
+			action = "failed"
+		}
+		m.findings.WithLabelValues(finding.Rule, action).Inc()
+	}
+}
+
+// countRanges tells how many ranges of each kind a source knows.
+func (m *metrics) countRanges(source string, known clusterRanges) {
+	m.ranges.WithLabelValues("node", source).Set(float64(len(known.node)))
+	m.ranges.WithLabelValues("pod", source).Set(float64(len(known.pod)))
+	m.ranges.WithLabelValues("service", source).Set(float64(len(known.service)))
+}
