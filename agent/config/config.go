@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -26,6 +28,11 @@ const (
 	KeyCIDRLimit          = "cidrLimit"
 )
 
+// keys are the keys above in their order, which is that of Defaulted and Format.
+//
+//nolint:gochecknoglobals // a constant in all but the language
+var keys = [...]string{KeyNonMasqueradeCIDRs, KeyMasqLinkLocal, KeyMasqLinkLocalIPv6, KeyResyncInterval, KeyCIDRLimit}
+
 // Config is an effective configuration: absent keys hold the upstream agent's
 // defaults. Treat it as read-only; copies share their slices.
 type Config struct {
@@ -39,7 +46,13 @@ type Config struct {
 	// of the constants above.
 	Defaulted []string
 
-	positions map[string]Position
+	at *positions // nil without a text
+}
+
+// positions tells where the keys and the elements of the list stand.
+type positions struct {
+	keys     [len(keys)]Position
+	elements []Position
 }
 
 // Position is a place in the text, both counted from 1; columns count bytes. The
@@ -61,9 +74,7 @@ func Default() Config {
 		NonMasquerade: slices.Clone(privateRanges),
 		Resync:        time.Minute,
 		CIDRLimit:     64,
-		Defaulted: []string{
-			KeyNonMasqueradeCIDRs, KeyMasqLinkLocal, KeyMasqLinkLocalIPv6, KeyResyncInterval, KeyCIDRLimit,
-		},
+		Defaulted:     slices.Clone(keys[:]),
 	}
 }
 
@@ -74,7 +85,26 @@ func (c Config) ListAbsent() bool { return slices.Contains(c.Defaulted, KeyNonMa
 
 // At returns where in the text the value with this path stands: a key, or
 // "nonMasqueradeCIDRs[2]". The Position is zero when the text does not have it.
-func (c Config) At(path string) Position { return c.positions[path] }
+func (c Config) At(path string) Position {
+	if c.at == nil {
+		return Position{}
+	}
+	if key := slices.Index(keys[:], path); key >= 0 {
+		return c.at.keys[key]
+	}
+	index, ok := strings.CutPrefix(path, KeyNonMasqueradeCIDRs+"[")
+	if !ok {
+		return Position{}
+	}
+	i, err := strconv.Atoi(strings.TrimSuffix(index, "]"))
+	if err != nil || i < 0 || i >= len(c.at.elements) || path != elementPath(i) {
+		return Position{}
+	}
+	return c.at.elements[i]
+}
+
+// elementPath is the path of an element of the list.
+func elementPath(i int) string { return KeyNonMasqueradeCIDRs + "[" + strconv.Itoa(i) + "]" }
 
 // Equal tells whether two configurations mean the same; positions do not count.
 func (c Config) Equal(other Config) bool {

@@ -1,18 +1,267 @@
 package config
 
-// Code names a kind of Problem; it is stable, since rules and metrics use it.
-type Code string
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// minResync is the least resyncInterval: the upstream agent spins below it.
+const minResync = time.Second
 
 // Parse reads the text of the configuration, YAML or JSON, with the meaning that
 // the upstream agent's YAML 1.1 loader gives it, and reports every problem at
-// once, ordered by position. With a fatal Problem the Config is not usable.
+// once, ordered by position. With a fatal Problem the Config is the zero one.
 // Absent keys hold defaults; an absent text is Default, not Parse.
-func Parse(_ []byte) (Config, []Problem) { panic("to be built") }
+func Parse(text []byte) (Config, []Problem) {
+	p := &parser{source: source{text: string(text[:min(len(text), MaxBytes+1)])}}
+	config := p.parse(len(text))
+	problems := p.list()
+	if p.anyFatal {
+		return Config{}, problems
+	}
+	return config, problems
+}
 
-// For returns what an agent with these flags makes of c. It reports what the
-// flags make fatal: an IPv6 CIDR without IPv6, a default list over the limit.
-func (c Config) For(_ Options) (Config, []Problem) { panic("to be built") }
+// parser reads one text.
+type parser struct {
+	source
+	report
+	json    bool // the text is JSON
+	config  Config
+	noLimit bool // what cidrLimit is cannot be told
+}
 
-// Format returns the canonical YAML text of c: Parse accepts it without a Problem
-// and gives a Config that is Equal.
-func (c Config) Format() []byte { panic("to be built") }
+// document is the text as a tree: what encoding/json makes of it, with positions.
+type document struct {
+	root   kind
+	at     Position // of the root, if it is not a mapping
+	fields []field  // in the order in which the upstream agent decodes them: the last one wins
+}
+
+// field is a key of the document with its value.
+type field struct {
+	name  string
+	at    Position
+	value value
+}
+
+func (p *parser) parse(size int) Config {
+	if size > MaxBytes {
+		p.fatal(CodeTooLarge, "", Position{}, "", fmt.Sprintf("the text has %d bytes, more than %d", size, MaxBytes), "")
+		return Config{}
+	}
+	doc, ok := p.readPlain()
+	if !ok {
+		// Exactly so the upstream agent tells JSON: a BOM makes it YAML.
+		p.json = strings.HasPrefix(strings.TrimLeftFunc(p.text, unicode.IsSpace), "{")
+		if p.json {
+			doc, ok = p.readJSON()
+		} else {
+			doc, ok = p.readYAML()
+		}
+	}
+	p.checkLineEnds()
+	if !ok {
+		return Config{}
+	}
+	return p.interpret(doc)
+}
+
+func (p *parser) fatal(code Code, path string, at Position, text, message, remedy string) {
+	p.add(Problem{code, Fatal, path, at.Line, at.Column, text, message, remedy})
+}
+
+func (p *parser) suspect(code Code, path string, at Position, text, message, remedy string) {
+	p.add(Problem{code, Suspicious, path, at.Line, at.Column, text, message, remedy})
+}
+
+// checkLineEnds looks for blanks at line ends. They mean nothing to an agent, but a
+// multi-line string that has them can only be shown quoted.
+func (p *parser) checkLineEnds() {
+	var first Position
+	var blanks string
+	var others []string
+	count := 0
+	number := 0
+	for line := range strings.SplitSeq(p.text, "\n") {
+		number++
+		line = strings.TrimSuffix(line, "\r")
+		bare := strings.TrimRight(line, " \t")
+		if len(bare) == len(line) {
+			continue
+		}
+		count++
+		switch {
+		case count == 1:
+			first, blanks = Position{number, len(bare) + 1}, clip(line[len(bare):])
+		case count <= 10:
+			others = append(others, strconv.Itoa(number))
+		}
+	}
+	if count == 0 {
+		return
+	}
+	message := "the line ends in " + quote(blanks)
+	switch {
+	case count > 10:
+		message += fmt.Sprintf(", as do %d more", count-1)
+	case count > 1:
+		message += ", as do lines " + strings.Join(others, ", ")
+	}
+	p.suspect(CodeTrailingSpace, "", first, blanks, message+"; kubectl edit then shows the whole text as one quoted line",
+		"remove the blanks at line ends")
+}
+
+// interpret gives the document its meaning: each field in turn is decoded onto the
+// defaults, as encoding/json does it.
+func (p *parser) interpret(doc document) Config {
+	switch doc.root {
+	case mappingKind:
+	case nullKind:
+		p.suspect(CodeEmpty, "", Position{}, "", "the text is empty, so every default applies",
+			"write the keys that you want, or {} if you want the defaults")
+		return Default()
+	default:
+		p.notAMapping(doc)
+		return Config{}
+	}
+
+	p.config = Default()
+	p.config.at = &positions{}
+	var list *value
+	var seen [len(keys)]bool
+	manifest := p.checkManifest(doc)
+	for i := range doc.fields {
+		f := &doc.fields[i]
+		key, known := knownKey(f.name)
+		if !known {
+			if !manifest[f.name] {
+				p.suspect(CodeUnknownKey, pathOf(f.name), f.at, p.scalar(f.at, f.name),
+					quote(f.name)+" is not a key of the configuration, so agents ignore it", suggestKey(f.name))
+			}
+			continue
+		}
+		if f.name != keys[key] {
+			p.suspect(CodeKeyCase, keys[key], f.at, p.scalar(f.at, f.name),
+				quote(f.name)+" works only because agents ignore case", "write "+keys[key])
+		}
+		if seen[key] {
+			p.duplicate(keys[key], keys[key], p.config.at.keys[key], f.at)
+		}
+		seen[key] = true
+		p.config.at.keys[key] = f.at
+		switch keys[key] {
+		case KeyNonMasqueradeCIDRs:
+			if p.isList(&f.value) {
+				list = &f.value
+			}
+		case KeyMasqLinkLocal:
+			p.readBool(keys[key], f, &p.config.MasqueradeLinkLocal)
+		case KeyMasqLinkLocalIPv6:
+			p.readBool(keys[key], f, &p.config.MasqueradeLinkLocalIPv6)
+		case KeyResyncInterval:
+			p.readResync(f)
+		case KeyCIDRLimit:
+			p.readLimit(f)
+		}
+	}
+	p.config.Defaulted = p.config.Defaulted[:0]
+	for key, name := range keys {
+		if !seen[key] {
+			p.config.Defaulted = append(p.config.Defaulted, name)
+		}
+	}
+	if seen[0] {
+		p.config.NonMasquerade = nil // until readList
+	}
+	count := len(p.config.NonMasquerade)
+	if list != nil {
+		count = len(list.list)
+		p.readList(list.list)
+	}
+	p.checkLimit(count)
+	return p.config
+}
+
+// knownKey returns which of the keys a name is, the way encoding/json compares.
+func knownKey(name string) (key int, known bool) {
+	if key = slices.Index(keys[:], name); key >= 0 {
+		return key, true
+	}
+	key = slices.IndexFunc(keys[:], func(k string) bool { return strings.EqualFold(k, name) })
+	return key, key >= 0
+}
+
+// pathOf makes a path of a key that anybody may have written.
+func pathOf(name string) string {
+	odd := func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' || r == '"' }
+	if name == "" || len(name) > maxText || strings.ContainsFunc(name, odd) {
+		return quote(name)
+	}
+	return name
+}
+
+func (p *parser) duplicate(path, name string, loser, winner Position) {
+	p.suspect(CodeDuplicateKey, path, loser, p.scalar(loser, name),
+		fmt.Sprintf("%s is set again in line %d, which wins", quote(name), winner.Line), "keep one of the two")
+}
+
+func (p *parser) notAMapping(doc document) {
+	message := "the text is " + doc.root.String() + ", not a mapping of keys to values"
+	remedy := "write keys, such as " + KeyNonMasqueradeCIDRs + ": [10.0.0.0/8]"
+	text := p.scalar(doc.at, "")
+	switch {
+	case doc.root == brokenKind:
+		return
+	case doc.root == listKind:
+		remedy = "write " + KeyNonMasqueradeCIDRs + ": above the list"
+	case strings.Contains(text, ":"):
+		remedy = "put a blank after each colon that follows a key"
+	}
+	p.fatal(CodeNotAMapping, "", doc.at, text, message, remedy)
+}
+
+// checkManifest looks for a ConfigMap, or its data, where the configuration alone
+// should be; it returns the keys that are thereby explained.
+func (p *parser) checkManifest(doc document) map[string]bool {
+	var explained map[string]bool
+	has := func(name string) *field {
+		i := slices.IndexFunc(doc.fields, func(f field) bool { return f.name == name })
+		if i < 0 {
+			return nil
+		}
+		return &doc.fields[i]
+	}
+	remedy := "put what stands under config: alone here, without its indentation"
+	if kind := has("kind"); kind != nil && has("apiVersion") != nil {
+		explained = map[string]bool{
+			"apiVersion": true, "kind": true, "metadata": true, "data": true, "binaryData": true, "immutable": true,
+		}
+		p.suspect(CodePastedManifest, "kind", kind.at, p.scalar(kind.at, kind.name),
+			"a whole "+manifestKind(kind.value)+" stands inside the value, so agents ignore it and every default applies", remedy)
+	} else if data := has("data"); data != nil && slices.Contains(data.value.keys, "config") {
+		explained = map[string]bool{"data": true}
+		p.suspect(CodePastedManifest, "data", data.at, p.scalar(data.at, data.name),
+			"the data of a ConfigMap stands inside the value, so agents ignore it", remedy)
+	}
+	if config := has("config"); config != nil && (config.value.kind == mappingKind || config.value.kind == stringKind) {
+		if explained == nil {
+			explained = map[string]bool{}
+		}
+		explained["config"] = true
+		p.suspect(CodePastedManifest, "config", config.at, p.scalar(config.at, config.name),
+			"the keys stand under config:, so agents ignore them", remedy)
+	}
+	return explained
+}
+
+func manifestKind(v value) string {
+	if v.kind == stringKind && v.text == "ConfigMap" {
+		return v.text
+	}
+	return "manifest"
+}

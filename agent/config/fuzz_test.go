@@ -1,0 +1,175 @@
+package config_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+)
+
+// stricter are the codes of texts that the upstream agent may accept.
+var stricter = []config.Code{
+	config.CodeTooLarge, config.CodeEncoding, config.CodeControlCharacter, config.CodeTab, config.CodeTooDeep,
+	config.CodeAliases, config.CodeTag, config.CodeNotFinite, config.CodeNullElement, config.CodeTooManyCIDRs,
+	config.CodeMaskLeadingZero, config.CodeIPv4Mapped, config.CodeResyncTooShort,
+}
+
+func FuzzParse(f *testing.F) {
+	for _, text := range seeds() {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, problems := config.Parse(text)
+		checkProblems(t, string(text), problems)
+		fatal := slices.IndexFunc(problems, func(p config.Problem) bool { return p.Severity == config.Fatal })
+		want, err := upstreamParse(text)
+		switch {
+		case err != nil && fatal < 0:
+			t.Fatalf("accepted, but upstream refuses: %v\nproblems: %v", err, problems)
+		case err != nil:
+			return
+		case fatal >= 0:
+			if !slices.ContainsFunc(problems, func(p config.Problem) bool { return slices.Contains(stricter, p.Code) }) {
+				t.Fatalf("refused with %v, but upstream accepts: %v", problems, want)
+			}
+			return
+		}
+		if diff := cmp.Diff(effective(want), comparable(c)); diff != "" {
+			t.Fatalf("not what upstream makes of it (-upstream +ours):\n%s\nproblems: %v", diff, problems)
+		}
+		if len(problems) == 0 {
+			strict, err := upstreamStrict(text)
+			if err != nil {
+				t.Fatalf("no problem, but a strict loader has: %v", err)
+			}
+			if diff := cmp.Diff(effective(strict), comparable(c)); diff != "" {
+				t.Fatalf("not what a strict loader makes of it:\n%s", diff)
+			}
+		}
+		checkAccepted(t, c)
+	})
+}
+
+// meaning is a configuration in a form in which ours and upstream's compare.
+type meaning struct {
+	CIDRs         []netip.Prefix
+	Limit         int
+	LinkLocal     bool
+	LinkLocalIPv6 bool
+	Resync        time.Duration
+}
+
+func comparable(c config.Config) string {
+	return fmt.Sprintf("%+v", meaning{c.NonMasquerade, c.CIDRLimit, c.MasqueradeLinkLocal, c.MasqueradeLinkLocalIPv6, c.Resync})
+}
+
+func effective(c upstreamConfig) string {
+	m := meaning{nil, c.CIDRLimit, c.MasqLinkLocal, c.MasqLinkLocalIPv6, time.Duration(c.ResyncInterval)}
+	for _, s := range c.NonMasqueradeCIDRs {
+		m.CIDRs = append(m.CIDRs, netip.MustParsePrefix(s))
+	}
+	return fmt.Sprintf("%+v", m)
+}
+
+// checkProblems asserts what holds for the problems of any text.
+func checkProblems(t *testing.T, text string, problems []config.Problem) {
+	t.Helper()
+	lines := strings.Split(text, "\n")
+	for i, p := range problems {
+		if p.Code == "" || p.Message == "" || strings.ContainsAny(p.String(), "\n\r") {
+			t.Errorf("problem without a code, or not on one line: %q", p)
+		}
+		if utf8.RuneCountInString(p.Text) > 64 {
+			t.Errorf("the text has more than 64 characters: %q", p)
+		}
+		if (p.Line == 0) != (p.Column == 0) || p.Line > len(lines) {
+			t.Fatalf("the position is not in the text: %+v", p)
+		}
+		if p.Line > 0 {
+			if line := lines[p.Line-1]; p.Column > len(line)+1 || !strings.HasPrefix(line[p.Column-1:], p.Text) {
+				t.Errorf("not at its position: %+v", p)
+			}
+			if i > 0 && (problems[i-1].Line > p.Line || problems[i-1].Line == p.Line && problems[i-1].Column > p.Column) {
+				t.Errorf("not in order: %v", problems)
+			}
+		}
+	}
+	if len(problems) > config.MaxProblems+1 {
+		t.Errorf("%d problems", len(problems))
+	}
+}
+
+// checkAccepted asserts what holds for any Config that Parse gives without a fatal
+// Problem.
+func checkAccepted(t *testing.T, c config.Config) {
+	t.Helper()
+	for i, prefix := range c.NonMasquerade {
+		if prefix != prefix.Masked() || !prefix.IsValid() || prefix.Addr().Is4In6() {
+			t.Errorf("not canonical: %v", prefix)
+		}
+		if at := c.At(fmt.Sprintf("nonMasqueradeCIDRs[%d]", i)); (at.Line == 0) != c.ListAbsent() {
+			t.Errorf("element %d is at %v", i, at)
+		}
+	}
+	if len(c.NonMasquerade) > min(c.CIDRLimit, config.MaxCIDRs) || c.Resync < time.Second {
+		t.Errorf("beyond limits: %+v", c)
+	}
+	text := c.Format()
+	again, problems := config.Parse(text)
+	if len(problems) > 0 || !again.Equal(c) {
+		t.Errorf("formatted and parsed again: %v, %v\n%s", comparable(again), problems, text)
+	}
+	if !bytes.Equal(again.Format(), text) {
+		t.Errorf("formatted twice:\n%s\n%s", text, again.Format())
+	}
+	for _, options := range []config.Options{{}, {IPv6: true}, {ReservedRanges: true}, {ReservedRanges: true, IPv6: true}} {
+		got, problems := c.For(options)
+		if len(problems) == 0 && len(got.NonMasquerade) > c.CIDRLimit {
+			t.Errorf("for %+v over the limit: %+v", options, got)
+		}
+	}
+}
+
+// seeds is a corpus of everything that has a meaning to somebody.
+func seeds() []string {
+	return []string{
+		"", "\n", "---\n", "# nothing\n", "{}", "{}\n", "~", "null\n", "hello\n", "- 10.0.0.0/8\n", "[]", "42",
+		"nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 172.16.0.0/12\nmasqLinkLocal: true\nmasqLinkLocalIPv6: false\nresyncInterval: 5m\ncidrLimit: 100\n",
+		"nonMasqueradeCIDRs:\n  - \"10.0.0.0/8\"  # office\n  - 'fd00::/8'\nresyncInterval: '60s'\r\n",
+		"nonMasqueradeCIDRs: [10.0.0.0/8, \"fd00::/8\"]\n",
+		"nonMasqueradeCIDRs: 10.0.0.0/8, 172.16.0.0/12\n",
+		"nonMasqueradeCIDRs:\nmasqLinkLocal:\ncidrLimit: ~\n",
+		"nonMasqueradeCIDRs:\n-\n- 1.2.3.0/24\n-\n",
+		"nonMasqueradeCIDRs:\n- 10.0.0.1/8\n- 10.0.0.0/08\n- ::ffff:10.0.0.0/104\n- 10.0.0.0/33\n- fe80::%eth0/64\n- 10.0.0.0-10.0.0.255\n",
+		"x: &a\n- 10.5.0.0/16\nnonMasqueradeCIDRs: *a\n",
+		"base: &b {cidrLimit: 5, masqLinkLocal: yes}\ncidrLimit: 6\n<<: *b\nmasqLinkLocal: off\n",
+		"a: &a {x: 1}\nb: &b {y: 2}\n<<: [*a, *b, {masqLinkLocal: true}]\n",
+		"a: &a [*a]\n", "a: &a\n  <<: *a\n", "*a", "nonMasqueradeCIDRs: *nobody\n",
+		"%YAML 1.1\n---\ncidrLimit: 0x10\n...\njunk: [\n", "%YAML 1.2\n---\n{}\n", "---\n---\ncidrLimit: 5\n", "...\n", "--- {cidrLimit: 3}\n",
+		"cidrLimit: 010\n", "cidrLimit: 08\n", "cidrLimit: 1e2\n", "cidrLimit: 1_0\n", "cidrLimit: 0b11\n", "cidrLimit: 0o17\n", "cidrLimit: .5\n", "cidrLimit: -1\n",
+		"cidrLimit: !!int \"7\"\n", "cidrLimit: !!float 7\n", "masqLinkLocal: !!str yes\n", "resyncInterval: !foo 60s\n", "masqLinkLocal: ! \"yes\"\n", "cidrLimit: !\n",
+		"a: .nan\n", "a: -.inf\n", "1: 2\n3.5: 4\ntrue: 5\n~: 6\n", "? [a]\n: b\n", "? a\n: b\n", "18446744073709551615: a\n",
+		"masqLinkLocal: yes\nmasqLinkLocalIPv6: Off\nresyncInterval: 1d\n", "masqLinkLocal: \"true\"\ncidrLimit: \"100\"\nresyncInterval: 60\n",
+		"resyncInterval: 0s\n", "resyncInterval: \"\"\n", "resyncInterval:\n", "resyncInterval: 1ns\n", "resyncInterval: 5min\n", "resyncInterval: 1h30\n",
+		"NONMASQUERADECIDRS: []\nnonmasqueradecidrs: [1.2.3.0/24]\nnonMasqueradeCIDRs: [1.2.4.0/24]\n", "ma\u017fqLin\u212aLocal: true\n",
+		"cidrLimit: 5\ncidrLimit: 6\n", "cidrLimit: x\ncidrLimit: 6\n", "resyscInterval: 60s\nenableIPv6: true\n",
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ip-masq-agent}\ndata:\n  config: |\n    cidrLimit: 5\n",
+		"config:\n  nonMasqueradeCIDRs:\n  - 10.5.0.0/16\n", "config: |\n  cidrLimit: 5\n", "data:\n  config: x\n",
+		"nonMasqueradeCIDRs:\n\t- 10.0.0.0/8\n", "nonMasqueradeCIDRs:\n-\u00a010.5.0.0/16\n", "nonMasqueradeCIDRs:\n- \u00a010.5.0.0/16\u200b\n",
+		"\ufeffcidrLimit: 5\n", "\ufeff{\"cidrLimit\": 5}\n", "cidrLimit: 5\r\nmasqLinkLocal: true\r\n", "cidrLimit: 5\rmasqLinkLocal: true\r", "cidrLimit: 5\u0085masqLinkLocal: true\u2028",
+		"cidrLimit: 5 \nmasqLinkLocal: true\t\n  \n", "cidrLimit: 5\t# five\n", "cidrLimit: 5\n\t# five\n", "- a # b\n\n # c\n#d\nx: # y\n  - z\n",
+		"nonMasqueradeCIDRs: [\n  10.0.0.0/8, # a\n  # b\n  172.16.0.0/12 # c\n]\n", "a: |\n # no comment\n b\ncidrLimit: 5\n", "a: >-\n  b\n\n  c\n", "a: \"b\n  c\\\n  d\\u00e9\"\n", "a: 'b\n\n  c''d'\n",
+		"{\"nonMasqueradeCIDRs\":[\"10.1.0.0/16\"],\"nonMasqueradeCIDRs\":[\"10.2.0.0/16\"]}", "{\"cidrLimit\":1e2}", "{\"cidrLimit\":100,\"masqLinkLocal\":null}",
+		"\t{\n\t\"nonMasqueradeCIDRs\": [\"10.1.0.0/16\", null, 5, {}, []], \"x\": {\"y\": [1, {\"z\": \"\\u00e9\\ud800\"}]}\n}\n", "{\"nonMasqueradeCIDRs\":[\"10.5.0.0/16\",]}", "{\"a\":1} x", "{*", "{'a': 1}", "{a: 1}", "{ // c\n}", "\u00a0{}", "{\"CIDRLIMIT\": 5, \"cidrLimit\": 6}",
+		"[" + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "]", "{\"a\":" + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "}",
+		"a: {b: {c: [1, 2, {d: e}]}}\ncidrLimit: 7\n", "é: ü\ncidrLimit: \"ö\" # ä\nnonMasqueradeCIDRs: [\"é\", 10.0.0.1/8]\n", "\x00", "\xff\xfea\x00", "a: \"\xff\"",
+	}
+}

@@ -1,0 +1,312 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// isList tells whether a value can be the list: null is an explicit empty one.
+func (p *parser) isList(v *value) bool {
+	path := KeyNonMasqueradeCIDRs
+	switch v.kind {
+	case nullKind, listKind:
+		ok := true
+		for i := range v.list { // types count even in a list that is overridden
+			if e := &v.list[i]; e.kind != stringKind {
+				ok = false
+				p.badElement(i, e)
+			}
+		}
+		return ok
+	case brokenKind:
+		return false
+	case mappingKind:
+		p.wrongType(path, v, "a list of CIDRs", p.listRemedy(strings.Join(v.keys, " ")))
+	case boolKind, numberKind, stringKind:
+		p.wrongType(path, v, "a list of CIDRs", p.listRemedy(v.text))
+	}
+	return false
+}
+
+func (p *parser) badElement(i int, e *value) {
+	path := elementPath(i)
+	switch e.kind {
+	case nullKind:
+		text := p.scalar(e.at, "")
+		at := e.at
+		if offset := p.offset(at); !p.json && offset > 0 && p.text[offset-1] == '-' { // a dash and nothing behind it
+			at.Column--
+			text = "-"
+		}
+		p.fatal(CodeNullElement, path, at, text,
+			"the element is empty; the upstream agent would put a default range in its place",
+			"remove the element, or write a CIDR")
+	case mappingKind:
+		p.wrongType(path, e, "a CIDR", p.cidrRemedy(strings.Join(e.keys, " ")))
+	case listKind:
+		p.wrongType(path, e, "a CIDR", "write the CIDRs in one list, without a list inside")
+	case boolKind, numberKind:
+		p.wrongType(path, e, "a CIDR", "write a CIDR such as 10.0.0.0/8")
+	case stringKind, brokenKind:
+	}
+}
+
+// readList reads the list that is in force. Its types have been checked.
+func (p *parser) readList(list []value) {
+	if len(list) > MaxCIDRs {
+		at := list[MaxCIDRs].at
+		p.fatal(CodeTooManyCIDRs, KeyNonMasqueradeCIDRs, at, p.scalar(at, list[MaxCIDRs].text),
+			fmt.Sprintf("the list has more than %d CIDRs", MaxCIDRs), "join neighbouring ranges into wider ones")
+		return
+	}
+	p.config.NonMasquerade = make([]netip.Prefix, 0, len(list))
+	p.config.at.elements = make([]Position, len(list))
+	for i := range list {
+		e := &list[i]
+		p.config.at.elements[i] = e.at
+		prefix, f := readCIDR(e.text)
+		if f != nil {
+			p.fatal(f.code, elementPath(i), e.at, p.scalar(e.at, e.text), quote(e.text)+" "+f.why, f.remedy)
+			continue
+		}
+		p.config.NonMasquerade = append(p.config.NonMasquerade, prefix)
+	}
+}
+
+// checkLimit refuses more CIDRs than cidrLimit, as the upstream agent does, also
+// for the default list.
+func (p *parser) checkLimit(count int) {
+	if p.noLimit || count <= p.config.CIDRLimit || count > MaxCIDRs {
+		return
+	}
+	problem := overLimit(p.config, count)
+	if at := p.config.At(problem.Path); at.Line > 0 {
+		problem.Text = p.scalar(at, problem.Path)
+	}
+	p.add(problem)
+}
+
+// overLimit is the Problem of a list that is longer than cidrLimit.
+func overLimit(c Config, count int) Problem {
+	problem := Problem{
+		Code:    CodeCIDRLimit,
+		Path:    KeyNonMasqueradeCIDRs,
+		Message: fmt.Sprintf("the list has %d CIDRs, more than cidrLimit, which is %d", count, c.CIDRLimit),
+		Remedy:  fmt.Sprintf("write %s: %d, or join neighbouring ranges into wider ones", KeyCIDRLimit, count),
+	}
+	if c.ListAbsent() {
+		problem.Path = KeyCIDRLimit
+		problem.Message = fmt.Sprintf("the default list, which applies, has %d CIDRs, more than cidrLimit, which is %d", count, c.CIDRLimit)
+		problem.Remedy = fmt.Sprintf("write %s: %d, or a list", KeyCIDRLimit, count)
+	}
+	at := c.At(problem.Path)
+	problem.Line, problem.Column = at.Line, at.Column
+	return problem
+}
+
+func (p *parser) readBool(key string, f *field, to *bool) {
+	v := &f.value
+	remedy := "write true or false"
+	switch v.kind {
+	case boolKind:
+		*to = v.json == "true"
+		if !strings.EqualFold(v.text, v.json) {
+			p.suspect(CodeYAML11Bool, key, v.at, p.scalar(v.at, v.text),
+				fmt.Sprintf("%s is %s here, but text to newer YAML loaders", quote(v.text), v.json), "write "+v.json)
+		}
+		return
+	case nullKind:
+		p.keepsDefault(key, f, strconv.FormatBool(*to))
+		return
+	case numberKind, stringKind:
+		switch strings.ToLower(strings.TrimSpace(v.text)) {
+		case "true", "yes", "y", "on", "1", "enabled":
+			remedy = "write true"
+		case "false", "no", "n", "off", "0", "disabled":
+			remedy = "write false"
+		}
+	case listKind, mappingKind, brokenKind:
+	}
+	p.wrongType(key, v, "true or false", remedy)
+}
+
+func (p *parser) keepsDefault(key string, f *field, in string) {
+	p.suspect(CodeNullValue, key, f.at, p.scalar(f.at, f.name), "the key has no value, so "+in+" stays in force",
+		"write "+p.pair(key, in)+", or remove the key")
+}
+
+func (p *parser) readLimit(f *field) {
+	v := &f.value
+	remedy := "write a whole number, such as 64"
+	switch v.kind {
+	case numberKind:
+		limit, err := strconv.Atoi(v.json)
+		if err == nil {
+			p.config.CIDRLimit, p.noLimit = limit, false
+			if digits := strings.TrimLeft(v.text, "+-"); len(digits) > 1 && digits[0] == '0' && strings.IndexByte("0123456789_oO", digits[1]) >= 0 {
+				p.suspect(CodeOctalNumber, KeyCIDRLimit, v.at, p.scalar(v.at, v.text),
+					fmt.Sprintf("%s is %s: agents read a number with a leading zero as octal if they can", quote(v.text), v.json),
+					"write "+v.json)
+			}
+			return
+		}
+	case nullKind:
+		p.keepsDefault(KeyCIDRLimit, f, strconv.Itoa(p.config.CIDRLimit))
+		return
+	case stringKind:
+		if n, err := strconv.Atoi(strings.TrimSpace(v.text)); err == nil {
+			remedy = "write " + strconv.Itoa(n)
+		}
+	case boolKind, listKind, mappingKind, brokenKind:
+	}
+	p.noLimit = true
+	p.wrongType(KeyCIDRLimit, v, "a whole number", remedy)
+}
+
+func (p *parser) readResync(f *field) {
+	v, key := &f.value, KeyResyncInterval
+	switch v.kind {
+	case stringKind:
+		d, err := time.ParseDuration(v.text)
+		if err != nil {
+			why, remedy := explainDuration(v.text)
+			p.fatal(CodeBadDuration, key, v.at, p.scalar(v.at, v.text), quote(v.text)+" "+why, p.writeText(remedy))
+			return
+		}
+		p.config.Resync = d
+		if d < minResync {
+			p.fatal(CodeResyncTooShort, key, v.at, p.scalar(v.at, v.text),
+				quote(v.text)+" is below one second, so agents would rewrite the rules without a pause", p.writeText("60s"))
+		}
+	case nullKind:
+		p.fatal(CodeBadDuration, key, f.at, p.scalar(f.at, f.name), "the key has no value",
+			"write "+p.pair(key, p.str("60s"))+", or remove the key")
+	case numberKind:
+		remedy := "60s"
+		if n, err := strconv.Atoi(v.json); err == nil && n > 0 {
+			remedy = v.json + "s"
+		}
+		p.wrongType(key, v, "a duration with a unit", p.writeText(remedy))
+	case boolKind, listKind, mappingKind, brokenKind:
+		p.wrongType(key, v, "a duration", p.writeText("60s"))
+	}
+}
+
+// durationUnits are units as people write them, with those of time.ParseDuration
+// and how many of these one is.
+//
+//nolint:gochecknoglobals // a constant in all but the language
+var durationUnits = map[string]struct {
+	unit   string
+	factor float64
+}{
+	"": {"s", 1}, "s": {"s", 1}, "sec": {"s", 1}, "secs": {"s", 1}, "second": {"s", 1}, "seconds": {"s", 1},
+	"m": {"m", 1}, "min": {"m", 1}, "mins": {"m", 1}, "minute": {"m", 1}, "minutes": {"m", 1},
+	"h": {"h", 1}, "hr": {"h", 1}, "hrs": {"h", 1}, "hour": {"h", 1}, "hours": {"h", 1},
+	"d": {"h", 24}, "day": {"h", 24}, "days": {"h", 24},
+	"w": {"h", 168}, "week": {"h", 168}, "weeks": {"h", 168},
+	"ms": {"ms", 1}, "millisecond": {"ms", 1}, "milliseconds": {"ms", 1},
+}
+
+// explainDuration tells what is wrong with a duration, and how it is written.
+func explainDuration(s string) (why, remedy string) {
+	const fallback = "60s"
+	bare := strings.ToLower(strings.TrimFunc(s, isFiller))
+	if bare == "" {
+		return "is empty", fallback
+	}
+	var meant strings.Builder
+	for rest := bare; rest != ""; {
+		end := strings.IndexFunc(rest, func(r rune) bool { return !unicode.IsDigit(r) && r != '.' })
+		if end < 0 {
+			end = len(rest)
+		}
+		number, err := strconv.ParseFloat(rest[:end], 64)
+		if err != nil {
+			return "is not a duration", fallback
+		}
+		rest = strings.TrimLeft(rest[end:], " ")
+		end = strings.IndexFunc(rest, func(r rune) bool { return !unicode.IsLetter(r) })
+		if end < 0 {
+			end = len(rest)
+		}
+		unit, ok := durationUnits[rest[:end]]
+		if !ok {
+			return "is not a duration", fallback
+		}
+		rest = strings.TrimLeft(rest[end:], " ")
+		meant.WriteString(strconv.FormatFloat(number*unit.factor, 'f', -1, 64) + unit.unit)
+	}
+	d, err := time.ParseDuration(meant.String())
+	if err != nil || d < minResync {
+		return "is not a duration", fallback
+	}
+	if strings.IndexFunc(bare, unicode.IsLetter) < 0 {
+		return "has no unit", meant.String()
+	}
+	return "is not a duration: the units are s, m and h", meant.String()
+}
+
+// wrongType reports a value that is not what a key wants.
+func (p *parser) wrongType(path string, v *value, want, remedy string) {
+	if v.kind == brokenKind {
+		return
+	}
+	subject := v.kind.String()
+	switch v.kind {
+	case stringKind:
+		subject = "the text " + quote(v.text)
+	case boolKind, numberKind:
+		subject = quote(v.text)
+	case nullKind, listKind, mappingKind, brokenKind:
+	}
+	p.fatal(CodeWrongType, path, v.at, p.scalar(v.at, v.text), subject+" is not "+want, remedy)
+}
+
+// listRemedy writes the CIDRs of a text as a list, ready to paste.
+func (p *parser) listRemedy(s string) string {
+	cidrs := splitCIDRs(s)
+	if len(cidrs) == 0 || len(cidrs) > maxCover {
+		cidrs = []string{"10.0.0.0/8"}
+		if strings.HasPrefix(s, "-") {
+			return "put a blank after each dash"
+		}
+		return "write a list, such as " + p.pair(KeyNonMasqueradeCIDRs, p.flowList(cidrs))
+	}
+	return "write " + p.pair(KeyNonMasqueradeCIDRs, p.flowList(cidrs))
+}
+
+// cidrRemedy writes the CIDR that a text holds.
+func (p *parser) cidrRemedy(s string) string {
+	if cidrs := splitCIDRs(s); len(cidrs) == 1 {
+		return p.writeText(cidrs[0])
+	}
+	return "write a CIDR such as 10.0.0.0/8"
+}
+
+func (p *parser) flowList(cidrs []string) string {
+	quoted := make([]string, len(cidrs))
+	for i, cidr := range cidrs {
+		quoted[i] = p.str(cidr)
+		if strings.Contains(cidr, ":") { // a colon may end a flow scalar
+			quoted[i] = strconv.Quote(cidr)
+		}
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+// pair writes a key and its value, str a text, in the language of the text.
+func (p *parser) pair(key, in string) string { return p.str(key) + ": " + in }
+
+func (p *parser) str(s string) string {
+	if p.json {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+func (p *parser) writeText(s string) string { return "write " + p.str(s) }

@@ -1,0 +1,469 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const byteOrderMark = "\ufeff"
+
+// readYAML reads everything else. The nodes come from go.yaml.in/yaml/v3, whose
+// scanner is that of v2, which the upstream agent has; what they mean is said here,
+// as v2 says it: YAML 1.1 scalars, the last of two keys, merges in textual order.
+func (p *parser) readYAML() (document, bool) {
+	if !p.checkEncoding() || !p.checkCharacters() || !p.checkIndentation() {
+		return document{}, false
+	}
+	first, ignored := firstDocument(p.text)
+	if ignored >= 0 {
+		at := p.position(ignored)
+		p.suspect(CodeSecondDocument, "", at, p.scalar(at, ""),
+			"agents read the first YAML document only, so everything from here on is ignored",
+			"remove it, or the --- or ... before it")
+	}
+	root, err := nodes(first)
+	if err != nil {
+		p.yamlSyntax(err, first)
+		return document{}, false
+	}
+	if root.Kind == 0 || len(root.Content) == 0 {
+		return document{}, true
+	}
+	node := root.Content[0]
+	p.toBytes(node)
+
+	r := &yamlReader{parser: p, decoded: 1}
+	doc := document{root: mappingKind, at: Position{node.Line, node.Column}}
+	if node.Kind == yaml.MappingNode {
+		r.decoded++
+		doc.fields = r.fields(node)
+	} else {
+		doc.root = r.value(node, 0).kind
+	}
+	return doc, !r.stopped
+}
+
+// nodes parses one YAML document.
+func nodes(text string) (root yaml.Node, err error) {
+	defer func() {
+		// The parser is written with panics; one that it does not catch itself
+		// must not end an agent.
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("yaml: %v", cause)
+		}
+	}()
+	err = yaml.Unmarshal([]byte(text), &root)
+	return root, err
+}
+
+// yamlReader turns nodes into a document.
+type yamlReader struct {
+	*parser
+	active   []*yaml.Node // the aliases that are being followed
+	decoded  int          // nodes, each time they are met
+	expanded int          // of these, those met through an alias
+	stopped  bool         // a Problem was reported that makes going on pointless
+}
+
+// maxExpanded bounds the nodes that are met through aliases.
+const maxExpanded = 4 * MaxCIDRs
+
+const tooDeepMessage = "the text is nested too deep" // MaxDepth
+
+// fields reads the top-level mapping. Of two fields of the same name the later one
+// counts; encoding/json then meets them sorted by name.
+func (r *yamlReader) fields(root *yaml.Node) []field {
+	var fields []field
+	index := make(map[string]int)
+	r.mapping(root, 0, func(name string, at Position, v value) {
+		i, again := index[name]
+		if !again {
+			index[name] = len(fields)
+			fields = append(fields, field{name, at, v})
+			return
+		}
+		path := pathOf(name)
+		if key, known := knownKey(name); known {
+			path = keys[key]
+		}
+		r.duplicate(path, name, fields[i].at, at)
+		fields[i] = field{name, at, v}
+	})
+	slices.SortStableFunc(fields, func(a, b field) int { return cmp.Compare(a.name, b.name) })
+	return fields
+}
+
+// mapping reads the fields of a mapping in the order in which they take effect.
+func (r *yamlReader) mapping(n *yaml.Node, depth int, add func(name string, at Position, v value)) {
+	for i := 0; i+1 < len(n.Content) && !r.stopped; i += 2 {
+		key, content := n.Content[i], n.Content[i+1]
+		if isMerge(key) {
+			r.merge(content, depth, add)
+			continue
+		}
+		name, ok := r.key(key, depth+1)
+		v := r.value(content, depth+1)
+		if ok && !r.stopped {
+			add(name, r.start(resolveAlias(key)), v)
+		}
+	}
+}
+
+func isMerge(key *yaml.Node) bool {
+	return key.Kind == yaml.ScalarNode && key.Value == "<<" && (key.Style&(quotes|yaml.TaggedStyle) == 0 || key.Tag == "!!merge")
+}
+
+// merge reads what << brings in, as if it stood there itself: it overrides what
+// stands before it, and is overridden by what follows.
+func (r *yamlReader) merge(n *yaml.Node, depth int, add func(name string, at Position, v value)) {
+	sources := []*yaml.Node{n}
+	if n.Kind == yaml.SequenceNode {
+		sources = slices.Clone(n.Content)
+		slices.Reverse(sources) // the first of a list wins
+	}
+	for _, s := range sources {
+		if r.stopped {
+			return
+		}
+		target := resolveAlias(s)
+		if target.Kind != yaml.MappingNode {
+			at := Position{s.Line, s.Column}
+			r.fatal(CodeSyntax, "<<", at, r.scalar(at, ""), "only a mapping can be merged", "write the keys themselves instead of <<")
+			return
+		}
+		if !r.enter(s, depth+1) {
+			return
+		}
+		r.mapping(target, depth+1, add)
+		r.leave(s)
+	}
+}
+
+func resolveAlias(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
+// enter counts a node, and the one behind it if it is an alias. It tells whether to
+// go on; then leave must follow.
+func (r *yamlReader) enter(n *yaml.Node, depth int) bool {
+	if depth > MaxDepth {
+		at := Position{n.Line, n.Column}
+		r.stop(CodeTooDeep, at, tooDeepMessage)
+		return false
+	}
+	r.decoded++
+	if len(r.active) > 0 {
+		r.expanded++
+	}
+	if n.Kind == yaml.AliasNode {
+		at := Position{n.Line, n.Column}
+		if slices.Contains(r.active, n) {
+			r.stop(CodeAliases, at, "the alias stands inside what it stands for")
+			return false
+		}
+		r.active = append(r.active, n)
+		r.decoded++
+		r.expanded++
+	}
+	// The first condition is that of the upstream agent's loader.
+	if r.expanded > 100 && r.decoded > 1000 && float64(r.expanded)/float64(r.decoded) > 0.99 || r.expanded > maxExpanded {
+		r.stop(CodeAliases, Position{n.Line, n.Column}, "aliases make the text too large")
+		return false
+	}
+	return true
+}
+
+func (r *yamlReader) leave(n *yaml.Node) {
+	if n.Kind == yaml.AliasNode {
+		r.active = r.active[:len(r.active)-1]
+	}
+}
+
+func (r *yamlReader) stop(code Code, at Position, message string) {
+	if !r.stopped {
+		r.stopped = true
+		r.fatal(code, "", at, r.scalar(at, ""), message, "write the text without it")
+	}
+}
+
+// key reads the key of a field.
+func (r *yamlReader) key(n *yaml.Node, depth int) (name string, ok bool) {
+	v := r.value(n, depth)
+	switch v.kind {
+	case stringKind, boolKind:
+		return cmp.Or(v.json, v.text), true
+	case numberKind:
+		if plain := strings.ReplaceAll(v.text, "_", ""); !isUint64(plain) {
+			return v.text, true
+		}
+		r.fatal(CodeSyntax, "", v.at, r.scalar(v.at, v.text), quote(v.text)+" is too large a number for a key", "write a name before the colon")
+	case nullKind, listKind, mappingKind:
+		r.fatal(CodeSyntax, "", v.at, r.scalar(v.at, v.text), v.kind.String()+" cannot be a key", "write a name before the colon")
+	case brokenKind:
+	}
+	return "", false
+}
+
+// value reads a node of any kind.
+func (r *yamlReader) value(n *yaml.Node, depth int) value {
+	if !r.enter(n, depth) {
+		return value{kind: brokenKind}
+	}
+	defer r.leave(n)
+	target := resolveAlias(n)
+	switch target.Kind {
+	case yaml.SequenceNode:
+		v := value{kind: listKind, at: r.start(target), list: make([]value, 0, min(len(target.Content), MaxCIDRs+1))}
+		for _, e := range target.Content {
+			element := r.value(e, depth+1)
+			if r.stopped {
+				break
+			}
+			if len(v.list) <= MaxCIDRs {
+				v.list = append(v.list, element)
+			}
+		}
+		return v
+	case yaml.MappingNode:
+		v := value{kind: mappingKind, at: r.start(target)}
+		r.mapping(target, depth, func(name string, _ Position, _ value) { v.keys = append(v.keys, name) })
+		return v
+	case yaml.ScalarNode:
+		return r.typed(target)
+	case yaml.DocumentNode, yaml.AliasNode:
+	}
+	return value{kind: brokenKind} // unreachable: a document has no such nodes inside
+}
+
+// typed gives a scalar its type.
+func (r *yamlReader) typed(n *yaml.Node) value {
+	quoted := n.Style&quotes != 0
+	v := scalarValue(n.Value, quoted, r.start(n))
+	if n.Style&yaml.TaggedStyle != 0 {
+		v.kind, v.json = resolveTagged(n.Tag, n.Value)
+		if v.kind == brokenKind {
+			r.badTag(v, n.Tag)
+		}
+		return v
+	}
+	// A tag "!" alone makes quoted text plain and nothing text; v3 hides it.
+	if (quoted || n.Value == "") && r.propertyTag(n) {
+		v.kind = brokenKind
+		r.badTag(v, "!")
+		return v
+	}
+	if v.kind == brokenKind {
+		r.fatal(CodeNotFinite, "", v.at, r.scalar(v.at, v.text), quote(v.text)+" is no number that JSON can express",
+			"write a number, or put it in quotes")
+	}
+	return v
+}
+
+func (r *yamlReader) badTag(v value, tag string) {
+	r.fatal(CodeTag, "", v.at, r.scalar(v.at, v.text), "the tag "+quote(tag)+" is not one that this configuration can have here",
+		"remove the tag")
+}
+
+// quotes are the styles of scalars that are text whatever they hold.
+const quotes = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
+
+// start returns where a node stands, behind its anchor and tag.
+func (r *yamlReader) start(n *yaml.Node) Position {
+	at := Position{n.Line, n.Column}
+	if n.Kind == yaml.ScalarNode && n.Value == "" && n.Style&quotes == 0 {
+		return at
+	}
+	if n.Anchor == "" && n.Style&yaml.TaggedStyle == 0 && !r.propertyTag(n) {
+		return at
+	}
+	return r.position(skipProperties(r.text, r.offset(at)))
+}
+
+// propertyTag tells whether a tag stands before a node.
+func (r *yamlReader) propertyTag(n *yaml.Node) bool {
+	offset := r.offset(Position{n.Line, n.Column})
+	if offset < len(r.text) && r.text[offset] == '&' && n.Anchor != "" {
+		offset = skipProperty(r.text, offset)
+	}
+	return offset < len(r.text) && r.text[offset] == '!'
+}
+
+func skipProperties(s string, offset int) int {
+	for offset < len(s) && (s[offset] == '&' || s[offset] == '!') {
+		offset = skipProperty(s, offset)
+	}
+	return offset
+}
+
+// skipProperty skips an anchor or a tag, and the blanks and comments behind it.
+func skipProperty(s string, offset int) int {
+	const blanks = " \t\r\n"
+	for offset < len(s) && strings.IndexByte(blanks, s[offset]) < 0 {
+		offset++
+	}
+	for offset < len(s) {
+		switch {
+		case strings.IndexByte(blanks, s[offset]) >= 0:
+			offset++
+		case s[offset] == '#':
+			end := strings.IndexByte(s[offset:], '\n')
+			if end < 0 {
+				return len(s)
+			}
+			offset += end
+		default:
+			return offset
+		}
+	}
+	return offset
+}
+
+// checkEncoding refuses what is not UTF-8: the API server does so in data, and
+// encoding/json would put other characters in its place.
+func (p *parser) checkEncoding() bool {
+	offset := firstInvalid(p.text)
+	if offset == len(p.text) {
+		return true
+	}
+	p.fatal(CodeEncoding, "", p.position(offset), "", fmt.Sprintf("the byte 0x%02x is not UTF-8", p.text[offset]), "save the text as UTF-8")
+	return false
+}
+
+// checkCharacters refuses what YAML does not allow (YAML 1.1, section 5.1), also
+// where the upstream agent's loader does not get to see it.
+func (p *parser) checkCharacters() bool {
+	for offset, c := range p.text {
+		switch {
+		case c == '\t', c == '\n', c == '\r', ' ' <= c && c <= '~':
+		case c == 0x85, 0xa0 <= c && c <= 0xfffd, c >= 0x10000:
+		default:
+			p.fatal(CodeControlCharacter, "", p.position(offset), p.text[offset:offset+utf8.RuneLen(c)],
+				fmt.Sprintf("the control character %U is not allowed", c), "remove it")
+			return false
+		}
+	}
+	return true
+}
+
+// checkIndentation refuses a tab before a comment on a line of its own. The upstream
+// agent's loader refuses it nearly everywhere, v3 nowhere.
+func (p *parser) checkIndentation() bool {
+	number := 0
+	for line := range strings.SplitSeq(p.text, "\n") {
+		number++
+		indentation := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
+		tab := strings.IndexByte(indentation, '\t')
+		if tab >= 0 && strings.HasPrefix(line[len(indentation):], "#") {
+			p.fatal(CodeTab, "", Position{number, tab + 1}, "\t", "a tab indents the line", "indent with blanks")
+			return false
+		}
+	}
+	return true
+}
+
+// firstDocument returns the text up to the end of the first YAML document, and where
+// the next one starts, or -1.
+func firstDocument(text string) (first string, ignored int) {
+	offset := len(text) - len(strings.TrimPrefix(text, byteOrderMark))
+	for started := false; offset < len(text); {
+		line := yamlLine(text[offset:])
+		isMarker := documentMarker(line)
+		if isMarker && started {
+			return text[:offset], nextContent(text, offset)
+		}
+		if isMarker || !outsideDocument(line) {
+			started = true
+		}
+		offset += len(line)
+	}
+	return text, -1
+}
+
+// nextContent returns where a line with the next document's marker stands if there
+// is a document, or -1.
+func nextContent(text string, offset int) int {
+	marker := offset
+	for offset < len(text) {
+		line := yamlLine(text[offset:])
+		if rest := line; !outsideDocument(rest) {
+			if documentMarker(line) {
+				rest = line[3:]
+			}
+			if !outsideDocument(rest) {
+				return marker
+			}
+		}
+		offset += len(line)
+	}
+	return -1
+}
+
+// yamlLine returns the first line with its break, any of those of YAML 1.1.
+func yamlLine(s string) string {
+	end := strings.IndexAny(s, yamlBreaks)
+	if end < 0 {
+		return s
+	}
+	if strings.HasPrefix(s[end:], "\r\n") {
+		return s[:end+2]
+	}
+	_, size := utf8.DecodeRuneInString(s[end:])
+	return s[:end+size]
+}
+
+const yamlBreaks = "\n\r\u0085\u2028\u2029"
+
+// documentMarker tells whether a line starts with --- or ... and a blank.
+func documentMarker(line string) bool {
+	if !strings.HasPrefix(line, "---") && !strings.HasPrefix(line, "...") {
+		return false
+	}
+	return len(line) == 3 || strings.IndexAny(line[3:], " \t"+yamlBreaks) == 0
+}
+
+// outsideDocument tells whether a line is no part of a document: blank, a comment, a
+// directive.
+func outsideDocument(line string) bool {
+	bare := strings.Trim(line, " \t"+yamlBreaks)
+	return bare == "" || bare[0] == '#' || line[0] == '%'
+}
+
+// toBytes turns the columns of nodes, which count characters, into bytes, and lines,
+// which YAML 1.1 ends at more characters than others do, into those of an editor.
+func (p *parser) toBytes(root *yaml.Node) {
+	if plainBytes(p.text) {
+		return
+	}
+	var starts []int
+	offset := len(p.text) - len(strings.TrimPrefix(p.text, byteOrderMark))
+	for starts = append(starts, offset); offset < len(p.text); {
+		offset += len(yamlLine(p.text[offset:]))
+		starts = append(starts, offset)
+	}
+	line, column := 0, 0 // of offset; nodes come in textual order
+	var convert func(n *yaml.Node)
+	convert = func(n *yaml.Node) {
+		if n.Line != line || n.Column < column {
+			line, column = n.Line, 1
+			offset = starts[min(line, len(starts))-1]
+		}
+		for ; column < n.Column && offset < len(p.text); column++ {
+			_, size := utf8.DecodeRuneInString(p.text[offset:])
+			offset += size
+		}
+		at := p.position(offset)
+		n.Line, n.Column = at.Line, at.Column
+		for _, child := range n.Content {
+			convert(child)
+		}
+	}
+	convert(root)
+}
