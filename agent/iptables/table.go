@@ -118,7 +118,7 @@ func (t *table) settleJump(ctx context.Context, want ruleset.Ruleset, present []
 		t.jump = present[len(present)-1] // it was appended
 	}
 
-	kept := false
+	kept, puzzled := false, false
 	for _, rule := range present {
 		if !kept && t.isJump(want, rule) {
 			kept = true
@@ -127,12 +127,24 @@ func (t *table) settleJump(ctx context.Context, want ruleset.Ruleset, present []
 		// By its words, not by its number, which other programs change. Of equal
 		// rules iptables deletes the first, so that one remains in any case.
 		err := t.jumps.Delete(natTable, postrouting, words(rule)[2:]...)
-		if gone := (*iptables.Error)(nil); errors.As(err, &gone) && gone.IsNotExist() {
+		if failed := (*iptables.Error)(nil); errors.As(err, &failed) && failed.IsNotExist() {
+			puzzled = true
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("deleting a superfluous one: %w", err)
 		}
+	}
+	if !puzzled {
+		return nil
+	}
+	// Someone else was faster, or iptables does not understand its own words.
+	found, err := t.read(ctx, want.Chain)
+	if err != nil {
+		return fmt.Errorf("reading it back: %w", err)
+	}
+	if len(found.jumps) != 1 {
+		return fmt.Errorf("deleting superfluous ones: %d are left; delete by hand all but the last of %q", len(found.jumps), found.jumps)
 	}
 	return nil
 }

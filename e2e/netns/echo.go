@@ -173,12 +173,8 @@ func (h *Host) Flood(ctx context.Context, workers int, servers []netip.AddrPort,
 		tally.Sent++
 		return tally.Sent - 1, true
 	}
-	work := func() error {
-		for {
-			flow, ok := next()
-			if !ok {
-				return nil
-			}
+	work := func() {
+		for flow, ok := next(); ok; flow, ok = next() {
 			server := servers[flow%len(servers)]
 			dialer := &net.Dialer{LocalAddr: &net.UDPAddr{Port: firstFlowPort + flow}}
 			seen, err := ask(ctx, dialer, "udp", server)
@@ -195,7 +191,12 @@ func (h *Host) Flood(ctx context.Context, workers int, servers []netip.AddrPort,
 	errs := make([]error, workers)
 	var running sync.WaitGroup
 	for i := range workers {
-		running.Go(func() { errs[i] = h.Do(work) })
+		running.Go(func() {
+			errs[i] = h.Do(func() error {
+				work()
+				return nil
+			})
+		})
 	}
 	running.Wait()
 	return tally, errors.Join(errs...)

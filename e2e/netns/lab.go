@@ -39,13 +39,12 @@ func NewLab(destinations ...netip.Addr) (_ *Lab, err error) {
 			return nil, err
 		}
 	}
-	if err := l.wire(); err != nil {
+	if err = l.wire(); err != nil {
 		return nil, err
 	}
 	var endpoints []netip.AddrPort
 	for _, destination := range destinations {
-		err := l.Server.AddAddresses("lo", netip.PrefixFrom(destination, destination.BitLen()))
-		if err != nil {
+		if err = l.Server.AddAddresses("lo", netip.PrefixFrom(destination, destination.BitLen())); err != nil {
 			return nil, err
 		}
 		endpoints = append(endpoints, l.At(destination))
