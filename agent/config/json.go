@@ -171,7 +171,7 @@ func (p *parser) jsonSyntax(err error) {
 
 // firstWord is what stands up to the next blank.
 func firstWord(s string) string {
-	if end := strings.IndexAny(s, " \t\r\n"); end > 0 {
+	if end := strings.IndexAny(s, " \t\r\n"); end >= 0 {
 		return s[:end]
 	}
 	return s

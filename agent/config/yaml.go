@@ -38,7 +38,7 @@ func (p *parser) readYAML() (document, bool) {
 	p.toBytes(node)
 
 	r := &yamlReader{parser: p, decoded: 1}
-	doc := document{root: mappingKind, at: Position{node.Line, node.Column}}
+	doc := document{root: mappingKind, at: p.nodeAt(node)}
 	if node.Kind == yaml.MappingNode {
 		r.decoded++
 		doc.fields = r.fields(node)
@@ -132,7 +132,7 @@ func (r *yamlReader) merge(n *yaml.Node, depth int, add func(name string, at Pos
 		}
 		target := resolveAlias(s)
 		if target.Kind != yaml.MappingNode {
-			at := Position{s.Line, s.Column}
+			at := r.nodeAt(s)
 			r.fatal(CodeSyntax, "<<", at, r.scalar(at, ""), "only a mapping can be merged", "write the keys themselves instead of <<")
 			return
 		}
@@ -155,7 +155,7 @@ func resolveAlias(n *yaml.Node) *yaml.Node {
 // go on; then leave must follow.
 func (r *yamlReader) enter(n *yaml.Node, depth int) bool {
 	if depth > MaxDepth {
-		at := Position{n.Line, n.Column}
+		at := r.nodeAt(n)
 		r.stop(CodeTooDeep, at, tooDeepMessage)
 		return false
 	}
@@ -164,7 +164,7 @@ func (r *yamlReader) enter(n *yaml.Node, depth int) bool {
 		r.expanded++
 	}
 	if n.Kind == yaml.AliasNode {
-		at := Position{n.Line, n.Column}
+		at := r.nodeAt(n)
 		if slices.Contains(r.active, n) {
 			r.stop(CodeAliases, at, "the alias stands inside what it stands for")
 			return false
@@ -175,7 +175,7 @@ func (r *yamlReader) enter(n *yaml.Node, depth int) bool {
 	}
 	// The first condition is that of the upstream agent's loader.
 	if r.expanded > 100 && r.decoded > 1000 && float64(r.expanded)/float64(r.decoded) > 0.99 || r.expanded > maxExpanded {
-		r.stop(CodeAliases, Position{n.Line, n.Column}, "aliases make the text too large")
+		r.stop(CodeAliases, r.nodeAt(n), "aliases make the text too large")
 		return false
 	}
 	return true
@@ -277,7 +277,7 @@ const quotes = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralSty
 
 // start returns where a node stands, behind its anchor and tag.
 func (r *yamlReader) start(n *yaml.Node) Position {
-	at := Position{n.Line, n.Column}
+	at := r.nodeAt(n)
 	if n.Kind == yaml.ScalarNode && n.Value == "" && n.Style&quotes == 0 {
 		return at
 	}
@@ -289,7 +289,7 @@ func (r *yamlReader) start(n *yaml.Node) Position {
 
 // propertyTag tells whether a tag stands before a node.
 func (r *yamlReader) propertyTag(n *yaml.Node) bool {
-	offset := r.offset(Position{n.Line, n.Column})
+	offset := r.offset(r.nodeAt(n))
 	if offset < len(r.text) && r.text[offset] == '&' && n.Anchor != "" {
 		offset = skipProperty(r.text, offset)
 	}
@@ -434,6 +434,15 @@ func documentMarker(line string) bool {
 func outsideDocument(line string) bool {
 	bare := strings.Trim(line, " \t"+yamlBreaks)
 	return bare == "" || bare[0] == '#' || line[0] == '%'
+}
+
+// nodeAt returns where a node starts. The parser puts what is missing at the end of
+// the text into the line behind it.
+func (p *parser) nodeAt(n *yaml.Node) Position {
+	if n.Line > len(p.lines()) {
+		return p.position(len(p.text))
+	}
+	return Position{n.Line, n.Column}
 }
 
 // toBytes turns the columns of nodes, which count characters, into bytes, and lines,
