@@ -181,15 +181,13 @@ func (r *rawFlags) check(o *options) []error {
 		errs = append(errs, fmt.Errorf("--%s=%q: %w", flag, value, err))
 	}
 	if err := ruleset.CheckChain(o.rules.Chain); err != nil {
-		wrong("masq-chain", o.rules.Chain, err)
+		errs = append(errs, fmt.Errorf("--masq-chain: %w", err))
 	}
-	if o.toPorts != "" {
-		ports, err := ruleset.ParsePorts(o.toPorts)
-		if err != nil {
-			wrong("to-ports", o.toPorts, err)
-		}
-		o.rules.ToPorts = ports
+	ports, err := ruleset.ParsePorts(o.toPorts)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("--to-ports: %w", err))
 	}
+	o.rules.ToPorts = ports
 	if o.configPath == "" || strings.HasSuffix(o.configPath, "/") {
 		wrong("config-path", o.configPath, errors.New("not a file's path; name the file itself, as in "+defaultConfigPath))
 	}

@@ -78,16 +78,16 @@ func TestWrongUsage(t *testing.T) {
 		{"no switch value", []string{"--enable-ipv6", "false"}, []string{
 			`"false" is no flag; the agent takes flags only, values of switches are written --flag=value`,
 		}},
-		{"built-in chain", []string{"--masq-chain=POSTROUTING"}, []string{`--masq-chain="POSTROUTING": `}},
-		{"long chain", []string{"--masq-chain=A1234567890123456789012345678"}, []string{`--masq-chain="A1234567890123456789012345678": `}},
-		{"reversed ports", []string{"--to-ports=9-8"}, []string{`--to-ports="9-8": `}},
+		{"built-in chain", []string{"--masq-chain=POSTROUTING"}, []string{`--masq-chain: checking chain name "POSTROUTING": `}},
+		{"long chain", []string{"--masq-chain=A1234567890123456789012345678"}, []string{`--masq-chain: checking chain name "A1234567890123456789012345678": `}},
+		{"reversed ports", []string{"--to-ports=9-8"}, []string{`--to-ports: reading port range 1 of "9-8": `}},
 		{"everything at once", []string{
 			"extra", "--masq-chain=", "--to-ports=0", "--config-path=/etc/config/", "--iptables-backend=ebtables",
 			"--metrics-bind-address=9178", "--log-level=loud",
 		}, []string{
 			`"extra" is no flag`,
-			`--masq-chain="": `,
-			`--to-ports="0": `,
+			`--masq-chain: checking chain name "": `,
+			`--to-ports: reading port range 1 of "0": `,
 			`--config-path="/etc/config/": not a file's path; name the file itself, as in /etc/config/ip-masq-agent`,
 			`--iptables-backend="ebtables": unknown backend; write auto, nft or legacy`,
 			`--metrics-bind-address="9178": not host:port: address 9178: missing port in address; ` +

@@ -12,13 +12,13 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
-	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -26,12 +26,13 @@ var version = unversioned
 
 const unversioned = "dev"
 
-// Memory settings for a program that rests all day and lives on every node; the
-// environment variables GOGC and GOMEMLIMIT come first. The collector may run more
-// often, since there is next to nothing to collect; the limit is soft, and far
-// above what the largest file that loads needs at rest.
+// Settings for a program that rests all day, lives on every node, however many
+// processors that has, and does one thing at a time. The environment variables
+// GOMAXPROCS, GOGC and GOMEMLIMIT come first. The limit is soft, and above what the
+// largest file that loads needs.
 const (
-	gcPercent   = 25
+	processors  = 2
+	gcPercent   = 50
 	memoryLimit = 48 << 20 // bytes
 )
 
@@ -71,7 +72,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case opts.dryRun:
 		return dryRun(opts, stdout, stderr)
 	}
-	limitMemory()
+	staySmall()
 
 	backend, why, err := chooseBackend(ctx, opts.backend)
 	if err != nil {
@@ -79,7 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	kernel, err := iptables.Open(backend)
 	if err != nil {
-		return fmt.Errorf("opening iptables backend %s: %w; --iptables-backend selects another", backend, err)
+		return err
 	}
 	if opts.once {
 		return once(ctx, opts, kernel, stdout, stderr)
@@ -88,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.logLevel}))
 	log.InfoContext(ctx, "agent starting",
 		"version", buildVersion(), "config", opts.configPath, "chain", opts.rules.Chain,
-		"families", familyNames(opts.families()), "reservedRanges", opts.config.ReservedRanges,
+		"families", fmt.Sprint(opts.families()), "reservedRanges", opts.config.ReservedRanges,
 		"randomFully", opts.rules.RandomFully, "toPorts", opts.toPorts,
 		"backend", backend, "backendReason", why, "stateDir", opts.stateDir)
 	return daemon(ctx, opts, kernel, log)
@@ -126,7 +127,10 @@ func chooseBackend(ctx context.Context, wanted iptables.Backend) (iptables.Backe
 	return backend, why, nil
 }
 
-func limitMemory() {
+func staySmall() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(min(processors, runtime.GOMAXPROCS(0)))
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -154,19 +158,4 @@ func buildVersion() string {
 		}
 	}
 	return version
-}
-
-func familyNames(families []ruleset.Family) []string {
-	names := make([]string, len(families))
-	for i, family := range families {
-		names[i] = familyName(family)
-	}
-	return names
-}
-
-func familyName(family ruleset.Family) string {
-	if family == ruleset.IPv6 {
-		return "IPv6"
-	}
-	return "IPv4"
 }

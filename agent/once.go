@@ -42,10 +42,10 @@ func once(ctx context.Context, opts options, kernel kernel, stdout, stderr io.Wr
 		rules := ruleset.Build(c, family, opts.rules)
 		drift, err := applyOnce(ctx, kernel, rules)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("applying %s rules: %w", familyName(family), err))
+			errs = append(errs, fmt.Errorf("applying %s rules: %w", family, err))
 			continue
 		}
-		fmt.Fprintf(stdout, "%s: chain %s holds %d rules; %s\n", familyName(family), rules.Chain, len(rules.Rules), written(drift))
+		fmt.Fprintf(stdout, "%s: chain %s holds %d rules; %s\n", family, rules.Chain, len(rules.Rules), written(drift))
 	}
 	return errors.Join(errs...)
 }
@@ -83,7 +83,7 @@ func dryRun(opts options, stdout, stderr io.Writer) error {
 		_, err := fmt.Fprintf(stdout, "# %s-restore --wait --noflush\n%s# %s --wait --table nat --append POSTROUTING %s\n",
 			command, rules, command, shellWords(rules.Jump))
 		if err != nil {
-			return fmt.Errorf("printing %s rules: %w", familyName(family), err)
+			return fmt.Errorf("printing %s rules: %w", family, err)
 		}
 	}
 	return nil

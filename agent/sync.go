@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -19,8 +20,8 @@ const (
 	// A change of the file is acted on when it has been quiet for so long, since an
 	// editor may truncate the file before it writes it; but a stream of changes does
 	// not put the first one off for longer than patience.
-	quiet    = 20 * time.Millisecond
-	patience = 5 * quiet
+	quiet    = 10 * time.Millisecond
+	patience = 10 * quiet
 
 	// After a failure of the kernel the agent tries again in firstRetry, and then in
 	// twice the time, up to lastRetry or the configuration's own interval.
@@ -240,7 +241,7 @@ func (s *syncer) apply(ctx context.Context) error {
 }
 
 func (s *syncer) applyFamily(ctx context.Context, f *family) error {
-	name := familyName(f.version)
+	name := f.version.String()
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
 	drift, err := s.kernel.Apply(ctx, f.want)
@@ -277,6 +278,7 @@ func (s *syncer) announce(ctx context.Context, err error) {
 		return
 	}
 	s.announced = s.force.inForceName
+	defer debug.FreeOSMemory() // what parsing took is not needed until the next change
 	s.log.InfoContext(ctx, "configuration applied",
 		"digest", s.force.digest, "source", s.force.origin, "cidrs", len(s.force.config.NonMasquerade),
 		"resyncInterval", s.force.config.Resync.String())

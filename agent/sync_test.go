@@ -179,6 +179,15 @@ func refuses(reason string) func(*testing.T, *world) {
 	}
 }
 
+func all(events ...func(*testing.T, *world)) func(*testing.T, *world) {
+	return func(t *testing.T, w *world) {
+		t.Helper()
+		for _, event := range events {
+			event(t, w)
+		}
+	}
+}
+
 func TestLoop(t *testing.T) {
 	const (
 		applied   = "configuration applied source=file"
@@ -236,8 +245,7 @@ func TestLoop(t *testing.T) {
 			{flushes, 2 * time.Second, []string{good}, []string{"drift healed: something else had changed the rules family=IPv4 drift=[chain-changed]"}},
 		}},
 		{"the kernel refuses for a while", []step{
-			{refuses("locked"), 0, nil, nil},
-			{holds(goodText), soon, nil, []string{notHeld + "locked"}},
+			{all(refuses("locked"), holds(goodText)), soon, nil, []string{notHeld + "locked"}},
 			{rests, 10 * time.Second, nil, nil},
 			{refuses("no memory"), 10 * time.Second, nil, []string{notHeld + "no memory"}},
 			{refuses(""), 20 * time.Second, []string{good}, []string{heldAgain, applied}},
@@ -245,8 +253,7 @@ func TestLoop(t *testing.T) {
 		}},
 		{"the kernel refuses a change", []step{
 			{holds(goodText), soon, []string{good}, []string{applied}},
-			{refuses("locked"), 0, nil, nil},
-			{holds(otherText), soon, nil, []string{notHeld + "locked"}},
+			{all(refuses("locked"), holds(otherText)), soon, nil, []string{notHeld + "locked"}},
 			{refuses(""), time.Second, []string{other}, []string{heldAgain, applied}},
 		}},
 		{"a shorter interval holds at once", []step{
@@ -322,7 +329,7 @@ func TestChangesComeInBursts(t *testing.T) {
 	}{
 		{"one change", time.Millisecond, time.Millisecond, 1},
 		{"a burst", time.Millisecond, 60 * time.Millisecond, 1},
-		{"no end of changes", 10 * time.Millisecond, time.Second, 9},
+		{"no end of changes", 7 * time.Millisecond, time.Second, 10},
 		{"changes with time between", 50 * time.Millisecond, 150 * time.Millisecond, 3},
 	} {
 		t.Run(test.name, func(t *testing.T) {
