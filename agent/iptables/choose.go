@@ -125,7 +125,7 @@ func legacyHas(family ruleset.Family, table string) bool {
 	if family == ruleset.IPv6 {
 		name = "/proc/thread-self/net/ip6_tables_names"
 	}
-	text, err := os.ReadFile(name) //nolint:gosec // one of two
+	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false // the kernel has no legacy iptables, or has not loaded it
 	}

@@ -15,36 +15,40 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/e2e/netns"
 )
 
-// node is a throw-away host with a Kernel; its methods use the commands of one
-// backend and family.
-type node struct {
-	*netns.Host
-
-	kernel  *iptables.Kernel
+// place is where rules can be.
+type place struct {
 	backend iptables.Backend
 	family  ruleset.Family
 }
 
-// everywhere runs a test for both backends and families, each on a host of its own.
-func everywhere(t *testing.T, test func(t *testing.T, n node)) {
-	t.Helper()
-	for _, backend := range []iptables.Backend{iptables.NFT, iptables.Legacy} {
-		for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
-			t.Run(fmt.Sprintf("%s %s", backend, family), func(t *testing.T) {
-				test(t, newNode(t, backend, family))
-			})
-		}
+func (p place) String() string { return fmt.Sprintf("%s %s", p.backend, p.family) }
+
+// places are all there are; a test runs in each.
+func places() []place {
+	return []place{
+		{iptables.NFT, ruleset.IPv4},
+		{iptables.NFT, ruleset.IPv6},
+		{iptables.Legacy, ruleset.IPv4},
+		{iptables.Legacy, ruleset.IPv6},
 	}
 }
 
-func newNode(tb testing.TB, backend iptables.Backend, family ruleset.Family) node {
+// node is a throw-away host with a Kernel; its methods use the commands of its place.
+type node struct {
+	*netns.Host
+	place
+
+	kernel *iptables.Kernel
+}
+
+func (p place) node(tb testing.TB) node {
 	tb.Helper()
 	host := netns.ForTest(tb)
-	kernel, err := iptables.Open(backend)
+	kernel, err := iptables.Open(p.backend)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return node{Host: host, kernel: kernel, backend: backend, family: family}
+	return node{Host: host, place: p, kernel: kernel}
 }
 
 func (n node) command(suffix string) string {
@@ -123,12 +127,10 @@ func (n node) inspect(tb testing.TB, want ruleset.Ruleset) []iptables.Drift {
 	return drift
 }
 
-// holds checks that the nat table holds want and, before it in POSTROUTING and in
-// other chains, nothing but these rules.
-func (n node) holds(tb testing.TB, want ruleset.Ruleset, others ...string) {
+// holds checks that the nat table holds want and nothing else.
+func (n node) holds(tb testing.TB, want ruleset.Ruleset) {
 	tb.Helper()
-	wanted := append(slices.Clone(others), want.JumpRule())
-	wanted = append(wanted, want.Rules...)
+	wanted := append([]string{want.JumpRule()}, want.Rules...)
 	if diff := cmp.Diff(wanted, n.rules(tb)); diff != "" {
 		tb.Errorf("the nat table differs (-want +got):\n%s", diff)
 	}
@@ -191,51 +193,57 @@ func TestReadBackEqualsRendered(t *testing.T) {
 			options: ruleset.Options{Chain: "IP-MASQ", ToPorts: []ruleset.PortRange{{First: 1, Last: 1}, {First: 2, Last: 3}, {First: 4, Last: 65535}}},
 		},
 	}
-	everywhere(t, func(t *testing.T, n node) {
-		for _, test := range tests {
-			t.Run(test.name, func(t *testing.T) {
-				n.other(t, "-F")
-				n.other(t, "-X")
-				want := ruleset.Build(test.config, n.family, test.options)
-				drift := n.apply(t, want)
-				if diff := cmp.Diff([]iptables.Drift{iptables.ChainMissing, iptables.JumpMissing}, drift); diff != "" {
-					t.Errorf("drift differs (-want +got):\n%s", diff)
-				}
-				n.holds(t, want)
-			})
-		}
-	})
+	for _, p := range places() {
+		t.Run(p.String(), func(t *testing.T) {
+			n := p.node(t)
+			for _, test := range tests {
+				t.Run(test.name, func(t *testing.T) {
+					n.other(t, "-F")
+					n.other(t, "-X")
+					want := ruleset.Build(test.config, n.family, test.options)
+					drift := n.apply(t, want)
+					if diff := cmp.Diff([]iptables.Drift{iptables.ChainMissing, iptables.JumpMissing}, drift); diff != "" {
+						t.Errorf("drift differs (-want +got):\n%s", diff)
+					}
+					n.holds(t, want)
+				})
+			}
+		})
+	}
 }
 
 func TestTwiceIsOnce(t *testing.T) {
-	everywhere(t, func(t *testing.T, n node) {
-		want := n.spare("10.0.0.0/8", "fd00::/8")
-		n.apply(t, want)
-		if n.backend == iptables.Legacy {
-			// Counters as after traffic; a chain that is written again has zeros.
-			n.otherRestores(t, strings.ReplaceAll(want.String(), "\n-A", "\n[5:300] -A"), "--noflush", "--counters")
-		}
-		before := n.state(t)
-		if drift := n.apply(t, want); len(drift) > 0 {
-			t.Errorf("the second time drift was %v", drift)
-		}
-		fresh, err := iptables.Open(n.backend)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.kernel = fresh // as after a restart
-		if drift := n.apply(t, want); len(drift) > 0 {
-			t.Errorf("after a restart drift was %v", drift)
-		}
-		if diff := cmp.Diff(before, n.state(t)); diff != "" {
-			t.Errorf("something was written (-before +after):\n%s", diff)
-		}
-		// The comparison can fail: a true write is seen.
-		n.otherRestores(t, want.String(), "--noflush")
-		if before == n.state(t) {
-			t.Error("writing the chain again would not be seen")
-		}
-	})
+	for _, p := range places() {
+		t.Run(p.String(), func(t *testing.T) {
+			n := p.node(t)
+			want := n.spare("10.0.0.0/8", "fd00::/8")
+			n.apply(t, want)
+			if n.backend == iptables.Legacy {
+				// Counters as after traffic; a chain that is written again has zeros.
+				n.otherRestores(t, strings.ReplaceAll(want.String(), "\n-A", "\n[5:300] -A"), "--noflush", "--counters")
+			}
+			before := n.state(t)
+			if drift := n.apply(t, want); len(drift) > 0 {
+				t.Errorf("the second time drift was %v", drift)
+			}
+			fresh, err := iptables.Open(n.backend)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.kernel = fresh // as after a restart
+			if drift := n.apply(t, want); len(drift) > 0 {
+				t.Errorf("after a restart drift was %v", drift)
+			}
+			if diff := cmp.Diff(before, n.state(t)); diff != "" {
+				t.Errorf("something was written (-before +after):\n%s", diff)
+			}
+			// The comparison can fail: a true write is seen.
+			n.otherRestores(t, want.String(), "--noflush")
+			if before == n.state(t) {
+				t.Error("writing the chain again would not be seen")
+			}
+		})
+	}
 }
 
 // everyones are rules of other programs, in the order of iptables-save.
@@ -256,35 +264,38 @@ func everyones(n node) []string {
 }
 
 func TestOthersAreLeftAlone(t *testing.T) {
-	everywhere(t, func(t *testing.T, n node) {
-		others := everyones(n)
-		n.otherRestores(t, "*nat\n:IP-MASQ-AGENT-2 - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-SERVICES - [0:0]\n"+
-			strings.Join(others, "\n")+"\nCOMMIT\n*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n")
-		without := n.rules(t)
-		elsewhere := n.Output(t, n.command("-save"), "-t", "mangle")
+	for _, p := range places() {
+		t.Run(p.String(), func(t *testing.T) {
+			n := p.node(t)
+			others := everyones(n)
+			n.otherRestores(t, "*nat\n:IP-MASQ-AGENT-2 - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-SERVICES - [0:0]\n"+
+				strings.Join(others, "\n")+"\nCOMMIT\n*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n")
+			without := n.rules(t)
+			elsewhere := n.Output(t, n.command("-save"), "-t", "mangle")
 
-		first, second := n.spare("10.0.0.0/8", "fd00::/8"), n.spare("10.1.0.0/16", "fd00:1::/32")
-		n.apply(t, first)
-		n.apply(t, second)
-		n.other(t, "-F", "IP-MASQ-AGENT")
-		n.other(t, append([]string{"-D", "POSTROUTING"}, second.Jump...)...)
-		n.apply(t, second)
+			first, second := n.spare("10.0.0.0/8", "fd00::/8"), n.spare("10.1.0.0/16", "fd00:1::/32")
+			n.apply(t, first)
+			n.apply(t, second)
+			n.other(t, "-F", "IP-MASQ-AGENT")
+			n.other(t, append([]string{"-D", "POSTROUTING"}, second.Jump...)...)
+			n.apply(t, second)
 
-		ours := map[string]bool{second.JumpRule(): true}
-		for _, rule := range second.Rules {
-			ours[rule] = true
-		}
-		got := slices.DeleteFunc(n.rules(t), func(rule string) bool { return ours[rule] })
-		if diff := cmp.Diff(without, got); diff != "" {
-			t.Errorf("rules of others changed (-before +after):\n%s", diff)
-		}
-		if diff := cmp.Diff(len(without)+len(second.Rules)+1, len(n.rules(t))); diff != "" {
-			t.Errorf("number of rules (-want +got):\n%s", diff)
-		}
-		if after := n.Output(t, n.command("-save"), "-t", "mangle"); !slices.Equal(noRemarks(elsewhere), noRemarks(after)) {
-			t.Errorf("the mangle table changed:\n%s\n%s", elsewhere, after)
-		}
-	})
+			ours := map[string]bool{second.JumpRule(): true}
+			for _, rule := range second.Rules {
+				ours[rule] = true
+			}
+			got := slices.DeleteFunc(n.rules(t), func(rule string) bool { return ours[rule] })
+			if diff := cmp.Diff(without, got); diff != "" {
+				t.Errorf("rules of others changed (-before +after):\n%s", diff)
+			}
+			if diff := cmp.Diff(len(without)+len(second.Rules)+1, len(n.rules(t))); diff != "" {
+				t.Errorf("number of rules (-want +got):\n%s", diff)
+			}
+			if after := n.Output(t, n.command("-save"), "-t", "mangle"); !slices.Equal(noRemarks(elsewhere), noRemarks(after)) {
+				t.Errorf("the mangle table changed:\n%s\n%s", elsewhere, after)
+			}
+		})
+	}
 }
 
 func noRemarks(text string) []string {
@@ -364,36 +375,42 @@ func TestDriftIsHealed(t *testing.T) {
 			n.other(t, "-A", "POSTROUTING", "-p", "tcp", "-j", "IP-MASQ-AGENT")
 		}, []iptables.Drift{iptables.ChainChanged, iptables.JumpDuplicate}},
 	}
-	everywhere(t, func(t *testing.T, n node) {
-		want := n.spare("10.0.0.0/8", "172.16.0.0/12", "fd00::/8", "fc00:1::/32")
-		n.apply(t, want)
-		for _, test := range tests {
-			t.Run(test.name, func(t *testing.T) {
-				test.change(t, n, want)
-				if diff := cmp.Diff(test.drift, n.inspect(t, want)); diff != "" {
-					t.Errorf("Inspect differs (-want +got):\n%s", diff)
-				}
-				if diff := cmp.Diff(test.drift, n.apply(t, want)); diff != "" {
-					t.Errorf("Apply differs (-want +got):\n%s", diff)
-				}
-				n.holds(t, want)
-			})
-		}
-	})
+	for _, p := range places() {
+		t.Run(p.String(), func(t *testing.T) {
+			n := p.node(t)
+			want := n.spare("10.0.0.0/8", "172.16.0.0/12", "fd00::/8", "fc00:1::/32")
+			n.apply(t, want)
+			for _, test := range tests {
+				t.Run(test.name, func(t *testing.T) {
+					test.change(t, n, want)
+					if diff := cmp.Diff(test.drift, n.inspect(t, want)); diff != "" {
+						t.Errorf("Inspect differs (-want +got):\n%s", diff)
+					}
+					if diff := cmp.Diff(test.drift, n.apply(t, want)); diff != "" {
+						t.Errorf("Apply differs (-want +got):\n%s", diff)
+					}
+					n.holds(t, want)
+				})
+			}
+		})
+	}
 }
 
 func TestInspectWritesNothing(t *testing.T) {
-	everywhere(t, func(t *testing.T, n node) {
-		n.other(t, "-N", "SOMEONE")
-		before := n.state(t)
-		drift := n.inspect(t, n.spare("10.0.0.0/8"))
-		if diff := cmp.Diff([]iptables.Drift{iptables.ChainMissing, iptables.JumpMissing}, drift); diff != "" {
-			t.Errorf("drift differs (-want +got):\n%s", diff)
-		}
-		if diff := cmp.Diff(before, n.state(t)); diff != "" {
-			t.Errorf("something was written (-before +after):\n%s", diff)
-		}
-	})
+	for _, p := range places() {
+		t.Run(p.String(), func(t *testing.T) {
+			n := p.node(t)
+			n.other(t, "-N", "SOMEONE")
+			before := n.state(t)
+			drift := n.inspect(t, n.spare("10.0.0.0/8"))
+			if diff := cmp.Diff([]iptables.Drift{iptables.ChainMissing, iptables.JumpMissing}, drift); diff != "" {
+				t.Errorf("drift differs (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(before, n.state(t)); diff != "" {
+				t.Errorf("something was written (-before +after):\n%s", diff)
+			}
+		})
+	}
 }
 
 func TestRefusedRestoreChangesNothing(t *testing.T) {
@@ -407,40 +424,43 @@ func TestRefusedRestoreChangesNothing(t *testing.T) {
 		{"target", "-A IP-MASQ-AGENT -j NO-SUCH-CHAIN", []string{"NO-SUCH-CHAIN"}},
 		{"ports without a protocol", "-A IP-MASQ-AGENT -j MASQUERADE --to-ports 1-2", []string{"port specification", "--to-ports 1-2"}},
 	}
-	everywhere(t, func(t *testing.T, n node) {
-		for _, test := range tests {
-			good := n.spare("10.0.0.0/8", "fd00::/8")
-			bad := n.spare("10.0.0.0/8", "fd00::/8")
-			bad.Rules[1] = test.rule
+	for _, p := range places() {
+		t.Run(p.String(), func(t *testing.T) {
+			n := p.node(t)
+			for _, test := range tests {
+				good := n.spare("10.0.0.0/8", "fd00::/8")
+				bad := n.spare("10.0.0.0/8", "fd00::/8")
+				bad.Rules[1] = test.rule
 
-			t.Run(test.name+", first start", func(t *testing.T) {
-				n.other(t, "-F")
-				n.other(t, "-X")
-				before := n.state(t)
-				_, err := n.tryApply(t, bad)
-				if err == nil {
-					t.Fatal("Apply took a bad rule")
-				}
-				for _, part := range append(test.told, "replacing chain IP-MASQ-AGENT: running ", "-restore -w 5 --noflush: exit status ") {
-					if !strings.Contains(err.Error(), part) {
-						t.Errorf("error %q does not hold %q", err, part)
+				t.Run(test.name+", first start", func(t *testing.T) {
+					n.other(t, "-F")
+					n.other(t, "-X")
+					before := n.state(t)
+					_, err := n.tryApply(t, bad)
+					if err == nil {
+						t.Fatal("Apply took a bad rule")
 					}
-				}
-				if diff := cmp.Diff(before, n.state(t)); diff != "" {
-					t.Errorf("something was written (-before +after):\n%s", diff)
-				}
-			})
-			t.Run(test.name+", later", func(t *testing.T) {
-				n.apply(t, good)
-				before := n.state(t)
-				if drift, err := n.tryApply(t, bad); err == nil {
-					t.Errorf("Apply took a bad rule; drift %v", drift)
-				}
-				if diff := cmp.Diff(before, n.state(t)); diff != "" {
-					t.Errorf("something was written (-before +after):\n%s", diff)
-				}
-				n.holds(t, good)
-			})
-		}
-	})
+					for _, part := range append(test.told, "replacing chain IP-MASQ-AGENT: running ", "-restore -w 5 --noflush: exit status ") {
+						if !strings.Contains(err.Error(), part) {
+							t.Errorf("error %q does not hold %q", err, part)
+						}
+					}
+					if diff := cmp.Diff(before, n.state(t)); diff != "" {
+						t.Errorf("something was written (-before +after):\n%s", diff)
+					}
+				})
+				t.Run(test.name+", later", func(t *testing.T) {
+					n.apply(t, good)
+					before := n.state(t)
+					if drift, err := n.tryApply(t, bad); err == nil {
+						t.Errorf("Apply took a bad rule; drift %v", drift)
+					}
+					if diff := cmp.Diff(before, n.state(t)); diff != "" {
+						t.Errorf("something was written (-before +after):\n%s", diff)
+					}
+					n.holds(t, good)
+				})
+			}
+		})
+	}
 }

@@ -23,7 +23,7 @@ import (
 
 // TestHeldLock also shows the bound: without a limit iptables-legacy waits for ever.
 func TestHeldLock(t *testing.T) {
-	n := newNode(t, iptables.Legacy, ruleset.IPv4)
+	n := place{iptables.Legacy, ruleset.IPv4}.node(t)
 	first, second := n.spare("10.0.0.0/8"), n.spare("10.1.0.0/16")
 	n.apply(t, first)
 
@@ -32,7 +32,7 @@ func TestHeldLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = lock.Close() }()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
 	started := time.Now()
@@ -57,26 +57,29 @@ func TestHeldLock(t *testing.T) {
 // chance; where it ends must not tell how it came there.
 func TestWalkEndsLikeAFreshStart(t *testing.T) {
 	const steps = 40
-	everywhere(t, func(t *testing.T, n node) {
-		seed := uint64(time.Now().UnixNano())
-		t.Logf("seed %d", seed)
-		chance := rand.New(rand.NewPCG(seed, 0))
-		var want ruleset.Ruleset
-		for step := range steps {
-			disturb(t, n, chance, want)
-			want = ruleset.Build(randomConfig(chance), n.family, randomOptions(chance))
-			n.apply(t, want)
-			if drift := n.inspect(t, want); len(drift) > 0 {
-				t.Fatalf("step %d left drift %v", step, drift)
+	for _, p := range places() {
+		t.Run(p.String(), func(t *testing.T) {
+			n := p.node(t)
+			seed := uint64(time.Now().UnixNano())
+			t.Logf("seed %d", seed)
+			chance := rand.New(rand.NewPCG(seed, 0))
+			var want ruleset.Ruleset
+			for step := range steps {
+				disturb(t, n, chance, want)
+				want = ruleset.Build(randomConfig(chance), n.family, randomOptions(chance))
+				n.apply(t, want)
+				if drift := n.inspect(t, want); len(drift) > 0 {
+					t.Fatalf("step %d left drift %v", step, drift)
+				}
 			}
-		}
-		walked := n.rules(t)
-		fresh := newNode(t, n.backend, n.family)
-		fresh.apply(t, want)
-		if diff := cmp.Diff(fresh.rules(t), walked); diff != "" {
-			t.Errorf("the walk differs from a fresh start (-fresh +walked):\n%s", diff)
-		}
-	})
+			walked := n.rules(t)
+			fresh := n.node(t)
+			fresh.apply(t, want)
+			if diff := cmp.Diff(fresh.rules(t), walked); diff != "" {
+				t.Errorf("the walk differs from a fresh start (-fresh +walked):\n%s", diff)
+			}
+		})
+	}
 }
 
 // disturb does to our rules what another program might.
@@ -164,7 +167,7 @@ func shadow(t *testing.T, command, script string) {
 // make us write for ever.
 func TestAnotherVersionsWords(t *testing.T) {
 	shadow(t, "iptables-nft-save", `REAL "$@" | sed 's/ -m addrtype/ -m "addrtype"/; s,/16 , ,'`)
-	n := newNode(t, iptables.NFT, ruleset.IPv4)
+	n := place{iptables.NFT, ruleset.IPv4}.node(t)
 	first, second := n.spare("10.0.0.0/8"), n.spare("10.1.0.0/16", "10.2.0.0/16")
 	for _, want := range []ruleset.Ruleset{first, second, first} {
 		if drift := n.apply(t, want); len(drift) == 0 {
@@ -210,7 +213,7 @@ func TestAnotherVersionsWords(t *testing.T) {
 // TestLearnsLate: an iptables that was faithful for one text may not be so for the next.
 func TestLearnsLate(t *testing.T) {
 	shadow(t, "iptables-nft-save", `REAL "$@" | sed 's,/16 , ,'`)
-	n := newNode(t, iptables.NFT, ruleset.IPv4)
+	n := place{iptables.NFT, ruleset.IPv4}.node(t)
 	first := ruleset.Build(config.Config{MasqueradeLinkLocal: true, NonMasquerade: prefixes("10.0.0.0/8")}, n.family, plainOptions())
 	n.apply(t, first)
 	second := n.spare("10.1.0.0/16")
@@ -243,7 +246,7 @@ func TestFailures(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			shadow(t, test.command, test.script)
-			n := newNode(t, iptables.NFT, ruleset.IPv4)
+			n := place{iptables.NFT, ruleset.IPv4}.node(t)
 			if test.command == "true" {
 				if _, err := n.Feed(t.Context(), "table ip nat {\nchain x {\nnumgen inc mod 2 0 accept\n}\n}\n", "nft", "-f", "-"); err != nil {
 					t.Fatal(err)
@@ -262,7 +265,7 @@ func TestFailures(t *testing.T) {
 
 func TestContextEndsACommand(t *testing.T) {
 	shadow(t, "iptables-nft-save", "exec sleep 60")
-	n := newNode(t, iptables.NFT, ruleset.IPv4)
+	n := place{iptables.NFT, ruleset.IPv4}.node(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	started := time.Now()
@@ -324,7 +327,7 @@ func TestCommandLookup(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			n := newNode(t, test.backend, ruleset.IPv4)
+			n := place{test.backend, ruleset.IPv4}.node(t)
 			path := os.Getenv("PATH")
 			onlyCommands(t, test.links...)
 			kernel, err := iptables.Open(test.backend)
@@ -405,7 +408,8 @@ func TestChoose(t *testing.T) {
 			name: "more rules in legacy",
 			commands: [][]string{
 				rule("iptables-legacy", "nat"), rule("ip6tables-legacy", "mangle"), rule("iptables-nft", "nat"),
-				{"iptables-nft", "-A", "OUTPUT", "-j", "ACCEPT"}, {"iptables-nft", "-A", "OUTPUT", "-j", "ACCEPT"},
+				{"iptables-nft", "-A", "OUTPUT", "-j", "ACCEPT"},
+				{"iptables-nft", "-A", "OUTPUT", "-j", "ACCEPT"},
 			},
 			want: iptables.Legacy, why: "legacy holds 2 rules in mangle and nat, nft 1",
 		},
@@ -422,7 +426,7 @@ func TestChoose(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			n := newNode(t, iptables.NFT, ruleset.IPv4)
+			n := place{iptables.NFT, ruleset.IPv4}.node(t)
 			usesLegacy := false
 			for _, command := range test.commands {
 				n.Output(t, command[0], command[1:]...)
@@ -438,7 +442,7 @@ func TestChoose(t *testing.T) {
 		})
 	}
 	t.Run("plain is legacy", func(t *testing.T) {
-		n := newNode(t, iptables.NFT, ruleset.IPv4)
+		n := place{iptables.NFT, ruleset.IPv4}.node(t)
 		onlyCommands(t, "iptables=iptables-legacy", "iptables-nft")
 		backend, why := n.choose(t)
 		if backend != iptables.Legacy || why != "no rules of others tell, and the command iptables is of this backend" {
@@ -446,7 +450,7 @@ func TestChoose(t *testing.T) {
 		}
 	})
 	t.Run("nft alone", func(t *testing.T) {
-		n := newNode(t, iptables.NFT, ruleset.IPv4)
+		n := place{iptables.NFT, ruleset.IPv4}.node(t)
 		onlyCommands(t, "ip6tables-nft")
 		backend, why := n.choose(t)
 		if backend != iptables.NFT || why != "no rules of others tell, and its commands are installed" {
@@ -454,7 +458,7 @@ func TestChoose(t *testing.T) {
 		}
 	})
 	t.Run("no iptables", func(t *testing.T) {
-		n := newNode(t, iptables.NFT, ruleset.IPv4)
+		n := place{iptables.NFT, ruleset.IPv4}.node(t)
 		t.Setenv("PATH", t.TempDir())
 		err := n.Do(func() error {
 			_, _, err := iptables.Choose(t.Context())

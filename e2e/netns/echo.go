@@ -19,10 +19,12 @@ const (
 	answerBytes   = 128
 )
 
-// Ports of the flows of a Flood; each is used once.
+// MaxFlows is how many questions a host can ask. Each has a source port of its own:
+// the kernel remembers for half a minute how it translated an address and port, and
+// would go on so for another flow with the same ones.
 const (
+	MaxFlows      = 50000
 	firstFlowPort = 10000
-	MaxFlows      = 50000 // of one Flood
 )
 
 // Echo is a server that answers every UDP datagram and TCP connection with the
@@ -105,18 +107,27 @@ func answerConnections(listener *net.TCPListener) {
 	}
 }
 
-// Ask asks the Echo at server, from a new socket, which source address it sees. The
+// Ask asks the Echo at server, in a new flow, which source address it sees. The
 // network is "udp" or "tcp".
 func (h *Host) Ask(ctx context.Context, network string, server netip.AddrPort) (netip.AddrPort, error) {
 	var seen netip.AddrPort
 	err := h.Do(func() (err error) {
-		seen, err = ask(ctx, &net.Dialer{}, network, server)
+		seen, err = h.ask(ctx, network, server)
 		return err
 	})
 	return seen, err
 }
 
-func ask(ctx context.Context, dialer *net.Dialer, network string, server netip.AddrPort) (netip.AddrPort, error) {
+// ask is Ask for a thread that is in the host.
+func (h *Host) ask(ctx context.Context, network string, server netip.AddrPort) (netip.AddrPort, error) {
+	flow := int(h.flows.Add(1)) - 1
+	if flow >= MaxFlows {
+		return netip.AddrPort{}, fmt.Errorf("asking %s: this host has asked %d times, and has no source port left", server, MaxFlows)
+	}
+	dialer := &net.Dialer{LocalAddr: &net.UDPAddr{Port: firstFlowPort + flow}}
+	if network == "tcp" {
+		dialer.LocalAddr = &net.TCPAddr{Port: firstFlowPort + flow}
+	}
 	ctx, cancel := context.WithTimeout(ctx, attempts*answerTimeout)
 	defer cancel()
 	connection, err := dialer.DialContext(ctx, network, server.String())
@@ -154,30 +165,26 @@ type Tally struct {
 }
 
 // Flood asks the servers over UDP by turns, from several workers at once, each
-// question a new flow: a source port serves once. It ends when enough, which is
-// called by one worker at a time with the number of questions begun, says so, or
-// after MaxFlows, or with ctx. Flows stay known to the kernel for a while, so a
-// second Flood from the same host to the same servers is none of new flows.
+// question in a new flow. It ends when enough, which is called by one worker at a time
+// with the number of questions begun, says so, or with ctx, or after MaxFlows.
 func (h *Host) Flood(ctx context.Context, workers int, servers []netip.AddrPort, enough func(sent int) bool) (Tally, error) {
 	tally := Tally{Sources: map[netip.AddrPort]map[netip.Addr]int{}}
 	for _, server := range servers {
 		tally.Sources[server] = map[netip.Addr]int{}
 	}
 	var mutex sync.Mutex
-	next := func() (flow int, ok bool) {
+	next := func() (server netip.AddrPort, ok bool) {
 		mutex.Lock()
 		defer mutex.Unlock()
-		if ctx.Err() != nil || tally.Sent == MaxFlows || enough(tally.Sent) {
-			return 0, false
+		if ctx.Err() != nil || int(h.flows.Load()) >= MaxFlows || enough(tally.Sent) {
+			return netip.AddrPort{}, false
 		}
 		tally.Sent++
-		return tally.Sent - 1, true
+		return servers[tally.Sent%len(servers)], true
 	}
 	work := func() {
-		for flow, ok := next(); ok; flow, ok = next() {
-			server := servers[flow%len(servers)]
-			dialer := &net.Dialer{LocalAddr: &net.UDPAddr{Port: firstFlowPort + flow}}
-			seen, err := ask(ctx, dialer, "udp", server)
+		for server, ok := next(); ok; server, ok = next() {
+			seen, err := h.ask(ctx, "udp", server)
 			mutex.Lock()
 			if err != nil {
 				tally.Lost++

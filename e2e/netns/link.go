@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // End is one end of a cable.
@@ -55,7 +56,12 @@ func (h *Host) AddAddresses(name string, addresses ...netip.Prefix) error {
 		return fmt.Errorf("looking for %s: %w", name, err)
 	}
 	for _, address := range addresses {
-		if err := h.link.AddrAdd(link, &netlink.Addr{IPNet: ipNet(address)}); err != nil {
+		added := &netlink.Addr{IPNet: ipNet(address)}
+		if address.Addr().Is6() {
+			// Else the kernel would leave it to a worker to call it good.
+			added.Flags = unix.IFA_F_NODAD
+		}
+		if err := h.link.AddrAdd(link, added); err != nil {
 			return fmt.Errorf("adding address %s to %s: %w", address, name, err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,9 +33,10 @@ const killDelay = 2 * time.Second
 
 // Host is one network namespace. Its methods may be used from several goroutines.
 type Host struct {
-	ns   vnetns.NsHandle
-	link *netlink.Handle
-	lock int // descriptor of the file behind LockFile
+	ns    vnetns.NsHandle
+	link  *netlink.Handle
+	lock  int          // descriptor of the file behind LockFile
+	flows atomic.Int32 // questions asked
 }
 
 // New makes a host with nothing in it but loopback, which is up.
