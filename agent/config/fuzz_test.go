@@ -27,6 +27,11 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
+		if plain, yaml, ok := config.ReadBoth(string(text)); ok {
+			if diff := cmp.Diff(yaml, plain); diff != "" {
+				t.Fatalf("the reader for plain texts disagrees (-yaml +plain):\n%s", diff)
+			}
+		}
 		c, problems := config.Parse(text)
 		checkProblems(t, string(text), problems)
 		fatal := slices.IndexFunc(problems, func(p config.Problem) bool { return p.Severity == config.Fatal })
@@ -42,7 +47,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if diff := cmp.Diff(effective(want), comparable(c)); diff != "" {
+		if diff := cmp.Diff(effective(want), meaningOf(c)); diff != "" {
 			t.Fatalf("not what upstream makes of it (-upstream +ours):\n%s\nproblems: %v", diff, problems)
 		}
 		if len(problems) == 0 {
@@ -50,7 +55,7 @@ func FuzzParse(f *testing.F) {
 			if err != nil {
 				t.Fatalf("no problem, but a strict loader has: %v", err)
 			}
-			if diff := cmp.Diff(effective(strict), comparable(c)); diff != "" {
+			if diff := cmp.Diff(effective(strict), meaningOf(c)); diff != "" {
 				t.Fatalf("not what a strict loader makes of it:\n%s", diff)
 			}
 		}
@@ -67,7 +72,7 @@ type meaning struct {
 	Resync        time.Duration
 }
 
-func comparable(c config.Config) string {
+func meaningOf(c config.Config) string {
 	return fmt.Sprintf("%+v", meaning{c.NonMasquerade, c.CIDRLimit, c.MasqueradeLinkLocal, c.MasqueradeLinkLocalIPv6, c.Resync})
 }
 
@@ -125,7 +130,7 @@ func checkAccepted(t *testing.T, c config.Config) {
 	text := c.Format()
 	again, problems := config.Parse(text)
 	if len(problems) > 0 || !again.Equal(c) {
-		t.Errorf("formatted and parsed again: %v, %v\n%s", comparable(again), problems, text)
+		t.Errorf("formatted and parsed again: %v, %v\n%s", meaningOf(again), problems, text)
 	}
 	if !bytes.Equal(again.Format(), text) {
 		t.Errorf("formatted twice:\n%s\n%s", text, again.Format())
@@ -170,6 +175,10 @@ func seeds() []string {
 		"{\"nonMasqueradeCIDRs\":[\"10.1.0.0/16\"],\"nonMasqueradeCIDRs\":[\"10.2.0.0/16\"]}", "{\"cidrLimit\":1e2}", "{\"cidrLimit\":100,\"masqLinkLocal\":null}",
 		"\t{\n\t\"nonMasqueradeCIDRs\": [\"10.1.0.0/16\", null, 5, {}, []], \"x\": {\"y\": [1, {\"z\": \"\\u00e9\\ud800\"}]}\n}\n", "{\"nonMasqueradeCIDRs\":[\"10.5.0.0/16\",]}", "{\"a\":1} x", "{*", "{'a': 1}", "{a: 1}", "{ // c\n}", "\u00a0{}", "{\"CIDRLIMIT\": 5, \"cidrLimit\": 6}",
 		"[" + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "]", "{\"a\":" + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "}",
+		" resyncInterval: 60s\nmasqLinkLocal: true\n", "--- {a: 1}\nfoo: 2\n", "  cidrLimit: 3\n# c\n@\n",
+		"nonMasqueradeCIDRs:\n- 10.0.0.0/8\nmasqLinkLocal true\nresyncInterval: 60s\n", "nonMasqueradeCIDRs: [10.0.0.0/8, 172.16.0.0/12\nresyncInterval: 60s\n",
+		"nonMasqueradeCIDRs:\n  - 10.0.0.0/8\n - 172.16.0.0/12\n", "cidrLimit: 5\n  masqLinkLocal: true\n", "nonMasqueradeCIDRs:\n- \"10.0.0.0/8\n- 172.16.0.0/12\n",
+		"resyncInterval: @60s\n", "nonMasqueradeCIDRs: {{ .Values.x }}\n", "resyncInterval: \"60s\" oops\n", "nonMasqueradeCIDRs:\n* 10.0.0.0/8\n", "%FOO\n---\na: 1\n", "a: !x!y z\n",
 		"a: {b: {c: [1, 2, {d: e}]}}\ncidrLimit: 7\n", "é: ü\ncidrLimit: \"ö\" # ä\nnonMasqueradeCIDRs: [\"é\", 10.0.0.1/8]\n", "\x00", "\xff\xfea\x00", "a: \"\xff\"",
 	}
 }

@@ -1,30 +1,137 @@
 package config
 
 import (
+	"sort"
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
+
+// maxSearched bounds the text in which the line of a syntax error is searched, which
+// takes several parses.
+const maxSearched = 64 << 10 // bytes
 
 // yamlSyntax explains an error of the YAML parser.
 func (p *parser) yamlSyntax(err error, text string) {
-	message := strings.TrimPrefix(err.Error(), "yaml: ")
-	number := 1
-	if rest, ok := strings.CutPrefix(message, "line "); ok {
-		if digits, after, found := strings.Cut(rest, ": "); found {
-			if n, err := strconv.Atoi(digits); err == nil {
-				number, message = n, after
-			}
-		}
-	}
+	number, message := splitYAMLError(err)
 	if strings.Contains(message, "exceeded max depth") {
 		p.fatal(CodeTooDeep, "", Position{}, "", tooDeepMessage, "")
 		return
 	}
-	_ = text
-	number = min(number, len(p.lines()))
+	number = p.culprit(text, number, func(prefix string) bool {
+		_, err := nodes(prefix)
+		if err == nil {
+			return false
+		}
+		_, same := splitYAMLError(err)
+		return same == message
+	})
 	line := p.line(number)
-	indentation := len(line) - len(strings.TrimLeftFunc(line, unicode.IsSpace))
-	at := Position{number, indentation + 1}
-	p.fatal(CodeSyntax, "", at, clip(strings.TrimSpace(line)), message, "")
+	bare := strings.TrimFunc(line, unicode.IsSpace)
+	column := len(line) - len(strings.TrimLeftFunc(line, unicode.IsSpace)) + 1
+	if number == 1 && strings.HasPrefix(bare, byteOrderMark) {
+		bare, column = bare[len(byteOrderMark):], column+len(byteOrderMark)
+	}
+
+	if tab := strings.IndexByte(line, '\t'); tab >= 0 && strings.Trim(line[:tab], " -?:") == "" {
+		p.fatal(CodeTab, "", Position{number, tab + 1}, "\t", "a tab indents the line", "indent with blanks")
+		return
+	}
+	if at := strings.IndexFunc(line, isInvisible); at >= 0 {
+		c, size := utf8.DecodeRuneInString(line[at:])
+		p.fatal(CodeSyntax, "", Position{number, at + 1}, line[at:at+size],
+			"the line has the invisible character "+strconv.QuoteRuneToASCII(c)+", which is no blank", "put a blank in its place")
+		return
+	}
+	message, remedy := explainYAML(message, bare, column)
+	p.fatal(CodeSyntax, "", Position{number, column}, clip(bare), message, remedy)
+}
+
+// splitYAMLError takes the line from an error of the YAML parser. It counts from 1 for
+// an error of the scanner, from 0 for others, and is that where the construct with
+// the error starts, or where it ends.
+func splitYAMLError(err error) (number int, message string) {
+	message = strings.TrimPrefix(err.Error(), "yaml: ")
+	if rest, ok := strings.CutPrefix(message, "line "); ok {
+		digits, after, _ := strings.Cut(rest, ": ")
+		if n, err := strconv.Atoi(digits); err == nil {
+			return n, after
+		}
+	}
+	return 1, message
+}
+
+// culprit finds the line of an error: the text up to that line has the error, up to
+// the line before it has not.
+func (p *parser) culprit(text string, least int, fails func(prefix string) bool) int {
+	lines := p.lines()
+	least = min(max(least, 1), len(lines))
+	if len(text) > maxSearched {
+		return least
+	}
+	end := func(number int) int {
+		if number >= len(lines) {
+			return len(text)
+		}
+		return min(lines[number], len(text))
+	}
+	last := least
+	for last < len(lines) && end(last) < len(text) {
+		last++
+	}
+	return least + sort.Search(last-least, func(i int) bool { return fails(text[:end(least+i)]) })
+}
+
+func isInvisible(r rune) bool {
+	return r > unicode.MaxASCII && (unicode.IsSpace(r) || unicode.Is(unicode.Cf, r)) && r != '\ufeff'
+}
+
+// explainYAML says in the author's terms what the YAML parser means by an error in
+// this line.
+func explainYAML(message, line string, column int) (explained, remedy string) {
+	name, _, _ := strings.Cut(line, ":")
+	_, isKey := knownKey(strings.TrimSpace(name))
+	switch {
+	case strings.HasPrefix(line, "<<<<<<<"), strings.HasPrefix(line, "======="), strings.HasPrefix(line, ">>>>>>>"):
+		return "a merge conflict is not resolved", "keep one of the two versions, without the marks"
+	case strings.HasPrefix(message, "unknown anchor"):
+		return message, "write the value itself instead of the alias"
+	case message == "could not find expected ':'":
+		return "the line is neither a key with a value nor an element of a list", lineRemedy(line)
+	case message == "mapping values are not allowed in this context" && isKey && column > 1:
+		return "the key is indented under a value", "start it in the first column"
+	case message == "mapping values are not allowed in this context":
+		return "a colon with a blank stands where no key can be", "put the value in quotes, or begin a new line"
+	case strings.HasPrefix(line, "- ") && strings.HasPrefix(message, "did not find expected key"):
+		return "the element is not aligned with the list above it", "indent all elements of a list alike"
+	case strings.HasPrefix(message, "did not find expected '-' indicator") && isKey:
+		return "a key stands in a list", "write the list under a key, such as " + KeyNonMasqueradeCIDRs + ":"
+	case strings.HasPrefix(message, "did not find expected key"), strings.HasPrefix(message, "did not find expected '-' indicator"):
+		return "something follows that belongs neither to the value before it nor to a new key", "remove it, or put the whole value in quotes"
+	case strings.HasPrefix(message, "did not find expected ',' or"):
+		bracket := message[len(message)-2 : len(message)-1]
+		return "a comma or the closing " + bracket + " is missing", "close the bracket with " + bracket
+	case message == "found unexpected end of stream", message == "found unexpected document indicator":
+		return "a quote that opens here is not closed", "close it"
+	case message == "found character that cannot start any token":
+		return "a value cannot start with one of @ ` %", "put it in quotes"
+	case message == "did not find expected alphabetic or numeric character":
+		return "a * or & is not followed by a name", "write - before an element of a list; put a value that starts with * or & in quotes"
+	}
+	return message, ""
+}
+
+// lineRemedy writes a line that has no structure the way it was probably meant.
+func lineRemedy(line string) string {
+	if p, ok := meantCIDR(strings.TrimLeft(line, "-* ")); ok {
+		return "write - " + p.String()
+	}
+	for _, key := range keys {
+		rest, ok := strings.CutPrefix(line, key)
+		if value := strings.TrimLeft(rest, " :="); ok && value != rest && value != "" {
+			return "write " + clip(key+": "+value)
+		}
+	}
+	return "write it as key: value"
 }

@@ -2,7 +2,9 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -26,15 +28,17 @@ func (p *parser) readYAML() (document, bool) {
 			"agents read the first YAML document only, so everything from here on is ignored",
 			"remove it, or the --- or ... before it")
 	}
-	root, err := nodes(first)
-	if err != nil {
+	node, err := nodes(first)
+	if err != nil && !errors.Is(err, errRest) {
 		p.yamlSyntax(err, first)
 		return document{}, false
 	}
-	if root.Kind == 0 || len(root.Content) == 0 {
+	if node == nil {
 		return document{}, true
 	}
-	node := root.Content[0]
+	if errors.Is(err, errRest) {
+		p.ignoredRest(first)
+	}
 	p.toBytes(node)
 
 	r := &yamlReader{parser: p, decoded: 1}
@@ -48,8 +52,26 @@ func (p *parser) readYAML() (document, bool) {
 	return doc, !r.stopped
 }
 
-// nodes parses one YAML document.
-func nodes(text string) (root yaml.Node, err error) {
+// ignoredRest reports that a document ends where a line is indented less than its
+// first key: loaders stop there.
+func (p *parser) ignoredRest(text string) {
+	number := p.culprit(text, 1, func(prefix string) bool {
+		_, err := nodes(prefix)
+		return errors.Is(err, errRest)
+	})
+	line := p.line(number)
+	bare := strings.TrimLeft(line, " \t")
+	p.suspect(CodeSecondDocument, "", Position{number, len(line) - len(bare) + 1}, clip(strings.TrimRight(bare, " \t")),
+		"the line is indented less than the first key, so agents end the configuration before it and ignore the rest",
+		"start all keys in the first column")
+}
+
+// errRest tells that a document ends before the text does, without a marker.
+var errRest = errors.New("the document ends before the text")
+
+// nodes parses one YAML document; the root is nil without one. With errRest it is
+// valid.
+func nodes(text string) (root *yaml.Node, err error) {
 	defer func() {
 		// The parser is written with panics; one that it does not catch itself
 		// must not end an agent.
@@ -57,8 +79,20 @@ func nodes(text string) (root yaml.Node, err error) {
 			err = fmt.Errorf("yaml: %v", cause)
 		}
 	}()
-	err = yaml.Unmarshal([]byte(text), &root)
-	return root, err
+	decoder := yaml.NewDecoder(strings.NewReader(text))
+	var document, rest yaml.Node
+	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if len(document.Content) > 0 {
+		root = document.Content[0]
+	}
+	if err := decoder.Decode(&rest); !errors.Is(err, io.EOF) {
+		return root, errRest
+	}
+	return root, nil
 }
 
 // yamlReader turns nodes into a document.
