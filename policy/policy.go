@@ -5,7 +5,6 @@
 package policy
 
 import (
-	"context"
 	"net/netip"
 	"time"
 
@@ -62,19 +61,24 @@ type Finding struct {
 	Rule     string // "no-overlap", "config-loads", or of a custom rule "payments/no-public"
 	Action   Action // Deny or Warn
 	Key      string // of data or binaryData: "config"; empty for the object as a whole
-	Path     string // inside the value: "nonMasqueradeCIDRs[2]"; may be empty
+	Binary   bool   // Key is one of binaryData
+	Path     string // inside the value: "nonMasqueradeCIDRs[2]"; without Key a field of the object; may be empty
 	Position config.Position
 	Text     string // the offending text; may be empty
 	Message  string // what is wrong and why, one line, without Hint
 	Hint     string // what to do; may have several lines
 	Docs     string // URL of the rule's page; may be empty
+	Details  any    // of a custom rule, as encoding/json decodes; may be nil
 	Failed   bool   // the rule itself failed (Message names file and line); the write is not to blame
+
+	code config.Code // of the Problem that it tells of; may be empty
 }
 
 // Decision is the verdict on a Request, with everything an author is told.
 type Decision struct {
 	ID       string    // unique; in logs, audit annotations
 	Revision string    // digest over all rules and params
+	Subject  string    // what was judged: "ConfigMap kube-system/ip-masq-agent"
 	Allowed  bool      // no Finding has the action Deny
 	Findings []Finding // by line, then path, then rule; every one, without a limit
 	Effect   Effect
@@ -82,32 +86,18 @@ type Decision struct {
 }
 
 // Effect is what changes for traffic once agents have the new configuration,
-// as the fewest prefixes that cover it, IPv4 first.
+// as the fewest prefixes that cover it, IPv4 first. Without a configuration,
+// before Create and after Delete, agents have their defaults.
 type Effect struct {
 	Known               bool // false when the old or the new text does not load
 	NowMasqueraded      []netip.Prefix
 	NoLongerMasqueraded []netip.Prefix
+	NowOmitted          int // how many prefixes NowMasqueraded lacks; it is bounded
+	NoLongerOmitted     int // the same of NoLongerMasqueraded
 }
-
-// Engine judges requests; it is safe for concurrent use.
-type Engine struct{}
-
-// Cluster holds the cluster's ranges, prepared once for many decisions, whose cost
-// does not grow with the number of ranges. It is immutable.
-type Cluster struct{}
-
-// NewCluster prepares ranges by kind; a nil slice means that nobody knows them.
-func NewCluster(_, _, _ []Range) *Cluster { panic("to be built") }
 
 // Source is one file of custom rules.
 type Source struct {
 	Name string // for messages: a path
 	Text []byte
 }
-
-// New compiles the built-in rules and custom ones. An error names file, line and column.
-func New(_ context.Context, _ Params, _ []Source) (*Engine, error) { panic("to be built") }
-
-// Decide judges req. It never fails: what cannot be decided is denied, with a
-// Finding that says why.
-func (e *Engine) Decide(_ context.Context, _ Request, _ *Cluster) Decision { panic("to be built") }

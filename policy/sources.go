@@ -77,3 +77,6 @@ func RangesFrom(prefixes []netip.Prefix, source string) []Range {
 	}
 	return ranges
 }
+
+// Revision is the digest over all rules and params, as in each Decision.
+func (e *Engine) Revision() string { return e.revision }

@@ -1,0 +1,368 @@
+package policy
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+)
+
+// Bounds in time. Together they stay well below the seconds that an API server
+// waits for a webhook, so that an author reads which rule was late rather than that
+// the webhook was.
+const (
+	compileLimit = 10 * time.Second
+	fastLimit    = 500 * time.Millisecond // for all rules at once
+	slowLimit    = time.Second            // for all of them one by one, when that failed
+	entryLimit   = 100 * time.Millisecond // for one of them
+)
+
+// Engine judges requests; it is safe for concurrent use.
+type Engine struct {
+	params   Params
+	revision string
+	entries  []entry
+	all      rego.PreparedEvalQuery   // the sets of every entry, in their order
+	each     []rego.PreparedEvalQuery // the set of one entry
+	input    ast.Value                // input.params
+	read     map[string]bool
+	texts    textCache
+	watchdog watchdog
+}
+
+// New compiles the built-in rules and custom ones. An error names file, line and
+// column. It starts nothing that would have to be stopped.
+func New(ctx context.Context, params Params, sources []Source) (*Engine, error) {
+	ctx, cancel := context.WithTimeout(ctx, compileLimit)
+	defer cancel()
+	type result struct {
+		engine *Engine
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// OPA's compiler takes no context: one that does not end is left behind.
+		engine, err := compile(ctx, params, sources)
+		done <- result{engine, err}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return nil, fmt.Errorf("compiling rules: %w", r.err)
+		}
+		return r.engine, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("compiling rules: %w", context.Cause(ctx))
+	}
+}
+
+func compile(ctx context.Context, params Params, sources []Source) (*Engine, error) {
+	builtin, err := builtinModules()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRules(params); err != nil {
+		return nil, err
+	}
+	custom, err := customModules(sources, builtin)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{params: params, read: partsRead(custom), watchdog: newWatchdog()}
+	entries, err := builtinEntries(builtin, params)
+	if err != nil {
+		return nil, err
+	}
+	added, err := customEntries(custom)
+	if err != nil {
+		return nil, err
+	}
+	e.entries = slices.Concat(entries, added)
+	modules := maps.Clone(builtin)
+	maps.Copy(modules, custom)
+	if e.revision, err = revisionOf(builtin, sources, params); err != nil {
+		return nil, err
+	}
+	actions, err := actionsOf(builtin, params)
+	if err != nil {
+		return nil, err
+	}
+	if e.input, err = paramsInput(params, actions); err != nil {
+		return nil, err
+	}
+	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).WithSchemas(schemaSet())
+	if compiler.Compile(modules); compiler.Failed() {
+		return nil, explain(compiler.Errors)
+	}
+	queries := make([]string, len(e.entries))
+	for i, entry := range e.entries {
+		queries[i] = entry.query
+		one, err := prepare(ctx, compiler, "result := "+entry.query)
+		if err != nil {
+			return nil, err
+		}
+		e.each = append(e.each, one)
+	}
+	e.all, err = prepare(ctx, compiler, "result := ["+strings.Join(queries, ", ")+"]")
+	return e, err
+}
+
+func prepare(ctx context.Context, compiler *ast.Compiler, query string) (rego.PreparedEvalQuery, error) {
+	return rego.New(
+		rego.Compiler(compiler),
+		rego.Query(query),
+		rego.Capabilities(capabilities()),
+		rego.GenerateJSON(func(term *ast.Term, _ *rego.EvalContext) (any, error) { return term.Value, nil }),
+	).PrepareForEval(ctx)
+}
+
+// checkRules tells of Params made without ParseParams what that would refuse.
+func checkRules(params Params) error {
+	known := builtinIDs()
+	for _, id := range slices.Sorted(maps.Keys(params.Rules)) {
+		if !slices.Contains(known, id) {
+			return fmt.Errorf("params: no rule %q", id)
+		}
+		if action := params.Rules[id].Action; action != "" && action != Deny && action != Warn && action != Off {
+			return fmt.Errorf("params: rule %s: %q is not deny, warn or off", id, action)
+		}
+	}
+	return nil
+}
+
+// actionsOf is the action in force of each built-in rule.
+func actionsOf(modules map[string]*ast.Module, params Params) (map[string]Action, error) {
+	actions := map[string]Action{}
+	for _, module := range modules {
+		if packageOf(module) == root+"."+libPackage {
+			continue
+		}
+		meta, err := metadataOf(module)
+		if err != nil {
+			return nil, err
+		}
+		actions[meta.id] = meta.action
+		if action := params.Rules[meta.id].Action; action != "" {
+			actions[meta.id] = action
+		}
+	}
+	return actions, nil
+}
+
+// revisionOf is a digest over everything that decides: rules and params.
+func revisionOf(builtin map[string]*ast.Module, sources []Source, params Params) (string, error) {
+	digest := sha256.New()
+	add := func(name string, content []byte) {
+		fmt.Fprintf(digest, "%d %s %d ", len(name), name, len(content))
+		digest.Write(content)
+	}
+	for _, name := range slices.Sorted(maps.Keys(builtin)) {
+		content, err := files.ReadFile(name)
+		if err != nil {
+			return "", err
+		}
+		add(name, content)
+	}
+	custom := slices.Clone(sources)
+	slices.SortFunc(custom, func(a, b Source) int { return strings.Compare(a.Name, b.Name) })
+	for _, source := range custom {
+		if !isTest(source.Name) {
+			add(source.Name, source.Text)
+		}
+	}
+	content, err := json.Marshal(params)
+	if err != nil {
+		return "", fmt.Errorf("params: %w", err)
+	}
+	add("params", content)
+	return hex.EncodeToString(digest.Sum(nil)), nil
+}
+
+// Decide judges req. It never fails: what cannot be decided is denied, with a
+// Finding that says why. A nil cluster is one of which nobody knows anything.
+func (e *Engine) Decide(ctx context.Context, req Request, cluster *Cluster) (decision Decision) {
+	decision = Decision{
+		ID:       newID(),
+		Revision: e.revision,
+		Subject:  "ConfigMap " + req.Namespace + "/" + req.Name,
+	}
+	defer func() {
+		if cause := recover(); cause != nil {
+			decision.Findings = append(decision.Findings, undecided(fmt.Sprintf("it panicked: %v", cause)))
+			decision.Allowed = false
+		}
+	}()
+	if cluster == nil {
+		cluster = NewCluster(nil, nil, nil)
+	}
+	newText, oldText := e.textOf(req.Object), e.textOf(req.Old)
+	decision.Problems = newText.problems
+	decision.Findings, decision.Effect = e.judge(ctx, req, newText, oldText, cluster)
+	decision.Allowed = !slices.ContainsFunc(decision.Findings, func(f Finding) bool { return f.Action != Warn })
+	return decision
+}
+
+func newID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(id[:])
+}
+
+func undecided(why string) Finding {
+	return Finding{
+		Rule: ruleEngine, Action: Deny, Failed: true, Docs: docsOf(ruleEngine),
+		Message: "the write could not be judged: " + why,
+		Hint:    "try again; if it stays, tell those who run the webhook",
+	}
+}
+
+// judge is the decision on texts that are parsed.
+func (e *Engine) judge(ctx context.Context, req Request, newText, oldText text, cluster *Cluster) ([]Finding, Effect) {
+	d := &document{request: req, new: newText, old: oldText, cluster: cluster, params: e.input, read: e.read}
+	d.facts = nothingKnown()
+	if newText.loads {
+		d.facts = factsOf(newText.config, e.params.Agent, cluster)
+	}
+	d.facts.effect = e.effect(req, newText, oldText)
+	findings := loadFindings(newText)
+	findings = append(findings, e.ask(ctx, d)...)
+	findings = withoutEchoes(findings)
+	sortFindings(findings)
+	return findings, d.facts.effect
+}
+
+// effect compares the text before with the text after the write; without a text
+// agents have their defaults.
+func (e *Engine) effect(req Request, newText, oldText text) Effect {
+	before, ok := e.inForce(oldText)
+	after, okAfter := before, ok
+	if req.Object == nil || req.Old == nil || newText.bytes != oldText.bytes {
+		after, okAfter = e.inForce(newText)
+	}
+	if !ok || !okAfter {
+		return Effect{}
+	}
+	return effectOf(
+		spared(sortPrefixes(before.NonMasquerade), before, e.params.Agent),
+		spared(sortPrefixes(after.NonMasquerade), after, e.params.Agent),
+	)
+}
+
+// inForce is what agents make of a text, or of none.
+func (e *Engine) inForce(t text) (config.Config, bool) {
+	if t.absent {
+		c, problems := config.Default().For(e.params.Agent)
+		return c, !slices.ContainsFunc(problems, isFatal)
+	}
+	return t.config, t.loads && !slices.ContainsFunc(t.problems, isFatal)
+}
+
+func isFatal(p config.Problem) bool { return p.Severity == config.Fatal }
+
+// nothingKnown is the facts of a text that does not load: rules have nothing to
+// say of it, since the problems of the text say it already.
+func nothingKnown() facts {
+	known := coverage{known: true}
+	return facts{node: known, pod: known, service: known}
+}
+
+// text is the configuration in one ConfigMap.
+type text struct {
+	absent   bool   // there is none
+	bytes    string // as it stands there
+	binary   bool   // in binaryData
+	loads    bool   // config holds what agents make of it, but for their flags
+	config   config.Config
+	problems []config.Problem
+}
+
+// textOf reads the configuration of a ConfigMap. Agents mount binaryData as they
+// do data, so that is judged as well.
+func (e *Engine) textOf(object *corev1.ConfigMap) text {
+	if object == nil {
+		return text{absent: true}
+	}
+	if value, ok := object.Data[ConfigKey]; ok {
+		return e.texts.parse(value, e.params.Agent)
+	}
+	if value, ok := object.BinaryData[ConfigKey]; ok {
+		t := e.texts.parse(string(value), e.params.Agent)
+		t.binary = true
+		return t
+	}
+	return text{absent: true}
+}
+
+// parseText is the one place where bytes become a configuration.
+func parseText(value string, agent config.Options) text {
+	t := text{bytes: value}
+	parsed, problems := config.Parse([]byte(value))
+	t.problems = problems
+	if slices.ContainsFunc(problems, isFatal) {
+		return t
+	}
+	t.loads = true
+	t.config = parsed
+	flagged, more := parsed.For(agent)
+	t.problems = append(slices.Clip(problems), more...)
+	if !slices.ContainsFunc(more, isFatal) {
+		t.config = flagged
+	}
+	return t
+}
+
+// ask evaluates the rules: all of them at once, or when one of them fails one by
+// one, so that a broken rule neither silences nor blocks the others.
+func (e *Engine) ask(ctx context.Context, d *document) []Finding {
+	if len(e.entries) == 0 {
+		return nil
+	}
+	value, errs, err := e.watchdog.evaluate(ctx, &e.all, d.value(), fastLimit)
+	if err == nil && len(errs) == 0 {
+		if sets, ok := value.(*ast.Array); ok && sets.Len() == len(e.entries) {
+			var findings []Finding
+			for i := range e.entries {
+				findings = append(findings, e.entries[i].findings(sets.Elem(i).Value, d)...)
+			}
+			return findings
+		}
+	}
+	if errors.Is(err, errBusy) {
+		return []Finding{undecided(err.Error())}
+	}
+	var findings []Finding
+	deadline := time.Now().Add(slowLimit)
+	for i := range e.entries {
+		left := min(entryLimit, time.Until(deadline))
+		if left <= 0 {
+			findings = append(findings, e.entries[i].failed("other rules used up the time, so it was not asked"))
+			continue
+		}
+		value, errs, err := e.watchdog.evaluate(ctx, &e.each[i], d.value(), left)
+		switch {
+		case err != nil:
+			findings = append(findings, e.entries[i].failed(err.Error()))
+		case value == nil:
+			findings = append(findings, e.entries[i].failed("it is undefined"))
+		default:
+			findings = append(findings, e.entries[i].findings(value, d)...)
+		}
+		for _, one := range errs {
+			findings = append(findings, e.entries[i].failed(one.Error()))
+		}
+	}
+	return findings
+}

@@ -1,0 +1,380 @@
+package policy
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+)
+
+// Parts of the input that grow with the text or the cluster. No built-in rule reads
+// them unless it has found something, so they are converted only when a rule does.
+const (
+	partConfig  = "config"
+	partOld     = "old"
+	partCluster = "cluster"
+)
+
+// document is a request as rules see it: input, version 1, as schema/input.json
+// describes. It is made once per decision and read by each evaluation of it.
+type document struct {
+	request  Request
+	new, old text
+	facts    facts
+	cluster  *Cluster
+	params   ast.Value
+	read     map[string]bool // parts that custom rules read
+}
+
+// value makes the input of one evaluation. Each needs its own: OPA's lazy objects
+// remember what they converted and are not safe for concurrent use, and an
+// evaluation that was given up may still run.
+func (d *document) value() ast.Value {
+	cluster := any(d.cluster.lazy())
+	if d.read[partCluster] {
+		cluster = d.cluster.value()
+	}
+	return ast.LazyObject(map[string]any{
+		"request":   d.requestInput(),
+		partConfig:  d.new.input(d.read[partConfig]),
+		partOld:     d.old.input(d.read[partOld]),
+		"problems":  problemsInput(d.new.problems),
+		"object":    objectInput(d.request),
+		partCluster: cluster,
+		"derived":   d.derivedInput(),
+		"params":    d.params,
+	})
+}
+
+func (d *document) requestInput() map[string]any {
+	return map[string]any{
+		"operation":    string(d.request.Operation),
+		"namespace":    d.request.Namespace,
+		"name":         d.request.Name,
+		"user":         d.request.User,
+		"fieldManager": d.request.FieldManager,
+		"dryRun":       d.request.DryRun,
+		"time":         d.request.Time.UTC().Format(time.RFC3339),
+	}
+}
+
+// cidrInput is one CIDR of a list.
+type cidrInput struct {
+	CIDR   string `json:"cidr"`
+	Family string `json:"family"`
+	Path   string `json:"path"`
+	Line   int    `json:"line"` // 0: a default, not in the text
+}
+
+func cidrInputOf(c config.Config, i int) cidrInput {
+	path := elementPath(i)
+	return cidrInput{c.NonMasquerade[i].String(), familyOf(c.NonMasquerade[i]), path, c.At(path).Line}
+}
+
+func (c cidrInput) items() [][2]*ast.Term {
+	return [][2]*ast.Term{
+		item("cidr", c.CIDR), item("family", c.Family), item("path", c.Path), item("line", c.Line),
+	}
+}
+
+func (c cidrInput) object() ast.Value {
+	return ast.NewObject(c.items()...)
+}
+
+func elementPath(i int) string { return fmt.Sprintf("%s[%d]", config.KeyNonMasqueradeCIDRs, i) }
+
+func familyOf(prefix netip.Prefix) string {
+	if prefix.Addr().Is4() {
+		return addressFamilies[0].name
+	}
+	return addressFamilies[1].name
+}
+
+// cidrsInput is a list that becomes JSON only when a rule reads it.
+type cidrsInput struct{ config config.Config }
+
+// MarshalJSON lists the CIDRs.
+func (l cidrsInput) MarshalJSON() ([]byte, error) {
+	list := make([]cidrInput, len(l.config.NonMasquerade))
+	for i := range list {
+		list[i] = cidrInputOf(l.config, i)
+	}
+	return json.Marshal(list)
+}
+
+// input is the configuration that t is, or null.
+func (t text) input(now bool) any {
+	if !t.loads {
+		return nil
+	}
+	c := t.config
+	list := any(cidrsInput{c})
+	if now {
+		values := make([]*ast.Term, len(c.NonMasquerade))
+		for i := range values {
+			values[i] = ast.NewTerm(cidrInputOf(c, i).object())
+		}
+		list = ast.NewArray(values...)
+	}
+	return map[string]any{
+		config.KeyNonMasqueradeCIDRs: list,
+		config.KeyMasqLinkLocal:      c.MasqueradeLinkLocal,
+		config.KeyMasqLinkLocalIPv6:  c.MasqueradeLinkLocalIPv6,
+		config.KeyResyncInterval:     c.Resync.Seconds(),
+		config.KeyCIDRLimit:          c.CIDRLimit,
+		"defaulted":                  nonNil(c.Defaulted),
+	}
+}
+
+func nonNil(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+func problemsInput(problems []config.Problem) ast.Value {
+	return array(problems, func(p config.Problem) ast.Value {
+		return ast.NewObject(
+			item("code", string(p.Code)), item("severity", p.Severity.String()), item("path", p.Path),
+			item("line", p.Line), item("column", p.Column), item("text", p.Text),
+			item("message", p.Message), item("remedy", p.Remedy))
+	})
+}
+
+func objectInput(request Request) any {
+	if request.Object == nil {
+		return nil
+	}
+	data := slices.Sorted(maps.Keys(request.Object.Data))
+	binary := slices.Sorted(maps.Keys(request.Object.BinaryData))
+	return map[string]any{
+		"data_keys":   nonNil(data),
+		"binary_keys": nonNil(binary),
+		"likely_key":  likelyKey(data, binary),
+	}
+}
+
+// likelyKey is the key that its author may have meant to be config, or null.
+func likelyKey(data, binary []string) any {
+	if slices.Contains(data, ConfigKey) || slices.Contains(binary, ConfigKey) {
+		return nil
+	}
+	best, least := "", 4
+	for _, key := range slices.Concat(data, binary) {
+		rank := least
+		switch name := strings.ToLower(key); {
+		case name == ConfigKey:
+			rank = 0
+		case strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, ".yaml"), ".yml"), ".json") == ConfigKey:
+			rank = 1
+		case strings.HasPrefix(name, "ip-masq-agent"):
+			rank = 2 // the name of the file that the key is mounted as
+		case similar(name, ConfigKey) || strings.Contains(name, ConfigKey):
+			rank = 3
+		}
+		if rank < least {
+			best, least = key, rank
+		}
+	}
+	if best == "" {
+		return nil
+	}
+	return best
+}
+
+// rangeInput is a cluster range.
+type rangeInput struct {
+	CIDR   string `json:"cidr"`
+	Source string `json:"source"`
+}
+
+// rangesInput becomes JSON only when a rule reads it.
+type rangesInput []Range
+
+// MarshalJSON lists the ranges; nil is null.
+func (l rangesInput) MarshalJSON() ([]byte, error) {
+	if l == nil {
+		return []byte("null"), nil
+	}
+	list := make([]rangeInput, len(l))
+	for i, one := range l {
+		list[i] = rangeInput{one.Prefix.String(), one.Source}
+	}
+	return json.Marshal(list)
+}
+
+func (l rangesInput) value() ast.Value {
+	if l == nil {
+		return ast.NullValue
+	}
+	return array(l, Range.object)
+}
+
+func (r Range) object() ast.Value {
+	return ast.NewObject(item("cidr", r.Prefix.String()), item("source", r.Source))
+}
+
+// lazy is the cluster for rules that most likely do not read it.
+func (c *Cluster) lazy() map[string]any {
+	return map[string]any{
+		"node_cidrs":    rangesInput(c.node.ranges),
+		"pod_cidrs":     rangesInput(c.pod.ranges),
+		"service_cidrs": rangesInput(c.service.ranges),
+	}
+}
+
+// value is the cluster for rules that read it, converted once.
+func (c *Cluster) value() ast.Value {
+	c.once.Do(func() {
+		c.converted = ast.NewObject(
+			itemOf("node_cidrs", rangesInput(c.node.ranges).value()),
+			itemOf("pod_cidrs", rangesInput(c.pod.ranges).value()),
+			itemOf("service_cidrs", rangesInput(c.service.ranges).value()),
+		)
+	})
+	return c.converted
+}
+
+func (d *document) derivedInput() map[string]any {
+	f := d.facts
+	c := d.new.config
+	cidr := func(i int) ast.Value { return cidrInputOf(c, i).object() }
+	derived := map[string]any{
+		"cidr_count":  nil,
+		"list_absent": false,
+		"overlaps": array(f.overlaps, func(o overlap) ast.Value {
+			return with(cidrInputOf(c, o.inner), "within", cidr(o.outer))
+		}),
+		"duplicates": array(f.duplicates, func(o duplicate) ast.Value {
+			return with(cidrInputOf(c, o.index), "first", cidr(o.first))
+		}),
+		"uncovered": map[string]any{
+			"node": f.node.input(), "pod": f.pod.input(), "service": f.service.input(),
+		},
+		"diff":                nil,
+		"disables_masquerade": len(f.disabled) > 0,
+		"disabled":            d.disabledInput(),
+		"link_local":          d.linkLocalInput(),
+		"refused_ipv6":        array(f.ipv6, cidr),
+	}
+	if d.new.loads {
+		derived["cidr_count"] = len(c.NonMasquerade)
+		derived["list_absent"] = c.ListAbsent()
+	}
+	if f.effect.Known {
+		derived["diff"] = map[string]any{
+			"now_masqueraded":       prefixTexts(f.effect.NowMasqueraded),
+			"no_longer_masqueraded": prefixTexts(f.effect.NoLongerMasqueraded),
+		}
+	}
+	return derived
+}
+
+// with is a CIDR of the list and another one that it relates to.
+func with(c cidrInput, key string, other ast.Value) ast.Value {
+	return ast.NewObject(append(c.items(), itemOf(key, other))...)
+}
+
+func (d *document) disabledInput() ast.Value {
+	return array(d.facts.disabled, func(name string) ast.Value {
+		i := slices.IndexFunc(d.new.config.NonMasquerade, func(p netip.Prefix) bool {
+			return p.Bits() == 0 && familyOf(p) == name
+		})
+		path := config.KeyNonMasqueradeCIDRs // several CIDRs together
+		if i >= 0 {
+			path = elementPath(i)
+		}
+		family := addressFamilies[0]
+		if name != family.name {
+			family = addressFamilies[1]
+		}
+		return ast.NewObject(item("family", name), item("path", path), item("all", family.all.String()))
+	})
+}
+
+func (d *document) linkLocalInput() ast.Value {
+	return array(d.facts.linkLocal, func(l linkLocal) ast.Value {
+		cidr, path := "", config.KeyNonMasqueradeCIDRs
+		if l.index >= 0 {
+			cidr, path = d.new.config.NonMasquerade[l.index].String(), elementPath(l.index)
+		}
+		return ast.NewObject(
+			item("key", l.key), item("range", l.within.String()), item("cidr", cidr), item("path", path))
+	})
+}
+
+// input is null when nobody knows the ranges.
+func (c coverage) input() any {
+	if !c.known {
+		return nil
+	}
+	return array(c.uncovered, Range.object)
+}
+
+func prefixTexts(prefixes []netip.Prefix) []string {
+	texts := make([]string, len(prefixes))
+	for i, prefix := range prefixes {
+		texts[i] = prefix.String()
+	}
+	return texts
+}
+
+// paramsInput is input.params, every rule with its action and bounds.
+func paramsInput(params Params, rules map[string]Action) (ast.Value, error) {
+	byID := map[string]any{}
+	for id, action := range rules {
+		rule := map[string]any{"action": string(action)}
+		switch id {
+		case ruleResyncBounds:
+			least, most := params.Rules[id].resyncBounds()
+			rule["min"], rule["max"] = least.Seconds(), most.Seconds()
+		case ruleCIDRLimit:
+			rule["max"] = params.Rules[id].maxCount()
+		}
+		byID[id] = rule
+	}
+	custom := params.Custom
+	if custom == nil {
+		custom = map[string]any{}
+	}
+	return ast.InterfaceToValue(map[string]any{
+		"agent":                  map[string]any{"ipv6": params.Agent.IPv6, "reserved_ranges": params.Agent.ReservedRanges},
+		"require_cluster_ranges": params.RequireClusterRanges,
+		"rules":                  byID,
+		"custom":                 custom,
+	})
+}
+
+// noElements is shared by every empty list of an input; ast values are immutable.
+//
+//nolint:gochecknoglobals // a constant in all but the language
+var noElements = ast.NewArray()
+
+func array[T any](list []T, convert func(T) ast.Value) ast.Value {
+	if len(list) == 0 {
+		return noElements
+	}
+	terms := make([]*ast.Term, len(list))
+	for i, element := range list {
+		terms[i] = ast.NewTerm(convert(element))
+	}
+	return ast.NewArray(terms...)
+}
+
+// item is one key of an object with its text or number.
+func item[T string | int](key string, value T) [2]*ast.Term {
+	return ast.Item(ast.InternedTerm(key), ast.InternedTerm(value))
+}
+
+// itemOf is one key of an object with a value.
+func itemOf(key string, value ast.Value) [2]*ast.Term {
+	return ast.Item(ast.InternedTerm(key), ast.NewTerm(value))
+}

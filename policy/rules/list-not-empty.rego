@@ -1,0 +1,26 @@
+# METADATA
+# title: The list has an entry
+# description: |
+#   A null or empty list is not an absent one: it spares nothing, so agents
+#   masquerade the traffic between pods, nodes and services as well.
+# related_resources:
+#   - ref: https://github.com/ip-masq-guard/ip-masq-guard/blob/main/docs/rules.md#list-not-empty
+# custom:
+#   id: list-not-empty
+#   action: deny
+package ipmasq.list_not_empty
+
+import future.keywords.not
+
+deny contains v if {
+	not input.derived.cidr_count > 0
+	not _unloadable
+	v := {
+		"rule": "list-not-empty",
+		"path": "nonMasqueradeCIDRs",
+		"msg": "the list is empty, so agents masquerade all traffic, that between pods too",
+		"hint": "list the ranges of the cluster, or drop the key to have the default ranges",
+	}
+}
+
+_unloadable if input.config == null

@@ -1,0 +1,39 @@
+# METADATA
+# title: The resync interval is within bounds
+# description: |
+#   Agents rebuild their rules at this interval. A very short one keeps every node
+#   busy with iptables; a very long one leaves damage by others in place for as long.
+# related_resources:
+#   - ref: https://github.com/ip-masq-guard/ip-masq-guard/blob/main/docs/rules.md#resync-bounds
+# custom:
+#   id: resync-bounds
+#   action: deny
+package ipmasq.resync_bounds
+
+import future.keywords.not
+
+deny contains v if {
+	not input.config.resyncInterval >= input.params.rules["resync-bounds"].min
+	not _unloadable
+	v := {
+		"rule": "resync-bounds",
+		"path": "resyncInterval",
+		"msg": $"{input.config.resyncInterval}s is below {_bounds.min}s: every node would be busy rebuilding rules",
+		"hint": $"write resyncInterval: {_bounds.min}s or more",
+	}
+}
+
+deny contains v if {
+	not input.config.resyncInterval <= input.params.rules["resync-bounds"].max
+	not _unloadable
+	v := {
+		"rule": "resync-bounds",
+		"path": "resyncInterval",
+		"msg": $"{input.config.resyncInterval}s is above {_bounds.max}s: damaged rules would stay for as long",
+		"hint": $"write resyncInterval: {_bounds.max}s or less",
+	}
+}
+
+_bounds := input.params.rules["resync-bounds"]
+
+_unloadable if input.config == null

@@ -1,0 +1,57 @@
+# METADATA
+# title: Service ranges are spared
+# description: |
+#   Traffic to services is usually translated on the node before masquerading is
+#   decided. Where services are routed, their range belongs in the list.
+# related_resources:
+#   - ref: https://github.com/ip-masq-guard/ip-masq-guard/blob/main/docs/rules.md#service-cidrs-present
+# custom:
+#   id: service-cidrs-present
+#   action: warn
+package ipmasq.service_cidrs_present
+
+import data.ipmasq.lib
+import future.keywords.not
+
+warn contains v if {
+	not input.derived.uncovered.service == []
+	not input.derived.uncovered.service == null
+	v := {
+		"rule": "service-cidrs-present",
+		"path": "nonMasqueradeCIDRs",
+		"msg": _message,
+		"hint": _hint,
+	}
+}
+
+default _message := "input.derived.uncovered.service is missing, so the rule cannot tell what the list lacks"
+
+_message := $"the list does not cover {names}: {_effect}" if {
+	names := lib.names("service", input.derived.uncovered.service)
+}
+
+default _hint := "give the rule a complete input"
+
+_hint := lib.remedy(input.derived.uncovered.service)
+
+_effect := "where services are routed, pods would be seen with the address of their node"
+
+# Without params, unknown ranges are a denial: nobody has said that they may be unknown.
+deny contains v if {
+	input.derived.uncovered.service == null
+	not input.params.require_cluster_ranges == false
+	v := _not_judged
+}
+
+warn contains v if {
+	input.derived.uncovered.service == null
+	input.params.require_cluster_ranges == false
+	v := _not_judged
+}
+
+_not_judged := {
+	"rule": "service-cidrs-present",
+	"path": "nonMasqueradeCIDRs",
+	"msg": "nobody knows the service ranges of this cluster, so nobody can tell whether the list covers them",
+	"hint": "set the Helm value cluster.serviceCIDRs",
+}

@@ -1,0 +1,89 @@
+package ipmasq.service_cidrs_present_test
+
+import data.ipmasq.service_cidrs_present
+
+_uncovered(ranges) := {"derived": {"list_absent": false, "uncovered": {"service": ranges}}}
+
+_effect := "where services are routed, pods would be seen with the address of their node"
+
+_not_judged := {
+	"rule": "service-cidrs-present",
+	"path": "nonMasqueradeCIDRs",
+	"msg": "nobody knows the service ranges of this cluster, so nobody can tell whether the list covers them",
+	"hint": "set the Helm value cluster.serviceCIDRs",
+}
+
+test_allow_covered if {
+	service_cidrs_present.deny == set() with input as _uncovered([])
+	service_cidrs_present.warn == set() with input as _uncovered([])
+}
+
+test_deny_one_range if {
+	service_cidrs_present.warn == {{
+		"rule": "service-cidrs-present",
+		"path": "nonMasqueradeCIDRs",
+		"msg": $"the list does not cover service range 10.244.3.0/24 (Node worker-3): {_effect}",
+		"hint": "add to nonMasqueradeCIDRs:\n- 10.244.3.0/24",
+	}} with input as _uncovered([{"cidr": "10.244.3.0/24", "source": "Node worker-3"}])
+}
+
+test_deny_absent_list if {
+	service_cidrs_present.warn == {{
+		"rule": "service-cidrs-present",
+		"path": "nonMasqueradeCIDRs",
+		"msg": $"the list does not cover service range 100.64.0.0/10: {_effect}",
+		"hint": "add the list, with the default ranges:\nnonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 100.64.0.0/10",
+	}} with input as {
+		"config": {"nonMasqueradeCIDRs": [{"cidr": "10.0.0.0/8"}]},
+		"derived": {"list_absent": true, "uncovered": {"service": [{"cidr": "100.64.0.0/10", "source": ""}]}},
+	}
+}
+
+test_deny_many_ranges if {
+	ranges := [{"cidr": $"10.244.{i}.0/24", "source": $"Node {i}"} | some i in numbers.range(0, 9)]
+	service_cidrs_present.warn == {{
+		"rule": "service-cidrs-present",
+		"path": "nonMasqueradeCIDRs",
+		"msg": concat("", [
+			"the list does not cover service ranges 10.244.0.0/24 (Node 0), 10.244.1.0/24 (Node 1), ",
+			$"10.244.2.0/24 (Node 2) and 7 more: {_effect}",
+		]),
+		"hint": concat("\n", [
+			"add to nonMasqueradeCIDRs:",
+			"- 10.244.0.0/24",
+			"- 10.244.1.0/24",
+			"- 10.244.2.0/24",
+			"- 10.244.3.0/24",
+			"- 10.244.4.0/24",
+			"- 10.244.5.0/24",
+			"- 10.244.6.0/24",
+			"- 10.244.7.0/24",
+			"and 2 more; one wider range may do",
+		]),
+	}} with input as _uncovered(ranges)
+}
+
+test_deny_unknown_ranges_where_required if {
+	required := object.union(_uncovered(null), {"params": {"require_cluster_ranges": true}})
+	service_cidrs_present.deny == {_not_judged} with input as required
+	service_cidrs_present.warn == set() with input as required
+}
+
+test_deny_unknown_ranges_softly if {
+	lenient := object.union(_uncovered(null), {"params": {"require_cluster_ranges": false}})
+	service_cidrs_present.deny == set() with input as lenient
+	service_cidrs_present.warn == {_not_judged} with input as lenient
+}
+
+test_missing_params if {
+	service_cidrs_present.deny == {_not_judged} with input as _uncovered(null)
+}
+
+test_missing_ranges if {
+	service_cidrs_present.warn == {{
+		"rule": "service-cidrs-present",
+		"path": "nonMasqueradeCIDRs",
+		"msg": "input.derived.uncovered.service is missing, so the rule cannot tell what the list lacks",
+		"hint": "give the rule a complete input",
+	}} with input as {}
+}
