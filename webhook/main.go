@@ -78,9 +78,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 	}
 	engine, err := policy.New(ctx, params, sources)
 	if err != nil {
-		return fmt.Errorf("compiling the rules: %w", err)
+		return err
 	}
-	own := newMetrics(version, "")
+	own := newMetrics(version, engine.Revision())
 	if err := ctrlmetrics.Registry.Register(own); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}

@@ -94,33 +94,26 @@ func podCIDRs(node *corev1.Node) []string {
 	return node.Spec.PodCIDRs
 }
 
-// bareNode is a transform for informers: of a Node it keeps only what rangesOf
+// bare is a transform for informers: of an object it keeps only what rangesOf
 // reads. A real Node has some 10 KiB of images, labels and managed fields.
-func bareNode(object any) (any, error) {
-	node, ok := object.(*corev1.Node)
-	if !ok {
-		return object, nil // a tombstone
-	}
-	bare := &corev1.Node{ObjectMeta: bareMeta(node.ObjectMeta)}
-	bare.Spec.PodCIDRs = podCIDRs(node)
-	for _, address := range node.Status.Addresses {
-		if address.Type == corev1.NodeInternalIP {
-			bare.Status.Addresses = append(bare.Status.Addresses, address)
+func bare(object any) (any, error) {
+	switch object := object.(type) {
+	case *corev1.Node:
+		kept := &corev1.Node{ObjectMeta: bareMeta(object.ObjectMeta)}
+		kept.Spec.PodCIDRs = podCIDRs(object)
+		for _, address := range object.Status.Addresses {
+			if address.Type == corev1.NodeInternalIP {
+				kept.Status.Addresses = append(kept.Status.Addresses, address)
+			}
 		}
+		return kept, nil
+	case *networkingv1.ServiceCIDR:
+		return &networkingv1.ServiceCIDR{
+			ObjectMeta: bareMeta(object.ObjectMeta),
+			Spec:       networkingv1.ServiceCIDRSpec{CIDRs: object.Spec.CIDRs},
+		}, nil
 	}
-	return bare, nil
-}
-
-// bareServiceCIDR is the like for a ServiceCIDR.
-func bareServiceCIDR(object any) (any, error) {
-	service, ok := object.(*networkingv1.ServiceCIDR)
-	if !ok {
-		return object, nil
-	}
-	return &networkingv1.ServiceCIDR{
-		ObjectMeta: bareMeta(service.ObjectMeta),
-		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: service.Spec.CIDRs},
-	}, nil
+	return object, nil // a tombstone
 }
 
 // bareMeta keeps what an informer itself needs.
@@ -143,18 +136,14 @@ func sameRanges(before, after any) bool {
 	return false
 }
 
-// cacheOptions make informers small: nothing but Nodes and ServiceCIDRs, bare, and
-// never copied.
+// cacheOptions make informers small: objects are bare and never copied. Options by
+// kind would do as well, but ask the API server already when the cache is made.
 func cacheOptions() cache.Options {
 	shared := true
 	return cache.Options{
 		ReaderFailOnMissingInformer:  true, // a forgotten informer must not appear by itself
-		DefaultTransform:             cache.TransformStripManagedFields(),
+		DefaultTransform:             bare,
 		DefaultUnsafeDisableDeepCopy: &shared,
-		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Node{}:              {Transform: bareNode},
-			&networkingv1.ServiceCIDR{}: {Transform: bareServiceCIDR},
-		},
 	}
 }
 

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ip-masq-guard/ip-masq-guard/policy"
+)
+
+// allowEverything is the least a webhook can do, as most are written: decode the
+// review with the API's own types and echo the uid.
+func allowEverything(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	var review admissionv1.AdmissionReview
+	if err := json.Unmarshal(body, &review); err != nil || review.Request == nil {
+		http.Error(w, "not a review", http.StatusBadRequest)
+		return
+	}
+	answer, err := json.Marshal(admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
+		Response: &admissionv1.AdmissionResponse{UID: review.Request.UID, Allowed: true},
+	})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if _, err := w.Write(answer); err != nil {
+		return // the client is gone
+	}
+}
+
+// manyNodes is a cluster of count nodes, all of which the list of benchText covers.
+func manyNodes(count int) *policy.Cluster {
+	nodes := make([]corev1.Node, 0, count)
+	for i := range count {
+		nodes = append(nodes, node(fmt.Sprintf("worker-%04d", i), []string{fmt.Sprintf("10.%d.%d.0/24", 128+i/256, i%256)},
+			address(corev1.NodeInternalIP, fmt.Sprintf("192.168.%d.%d", i/256, i%256))))
+	}
+	known, _ := rangesOf(nodes, nil)
+	known.service = []policy.Range{}
+	return prepared(known)
+}
+
+// benchText is a configuration with count CIDRs, of which the last says which one
+// of many it is.
+func benchText(count, which int) string {
+	var b strings.Builder
+	b.WriteString("nonMasqueradeCIDRs:\n  - 10.128.0.0/9\n  - 192.168.0.0/16\n")
+	for i := range count - 3 {
+		fmt.Fprintf(&b, "  - 100.%d.%d.0/25\n", 64+i/256, i%256)
+	}
+	fmt.Fprintf(&b, "  - 172.%d.%d.%d/32\n", 16+which>>16&15, which>>8&255, which&255)
+	fmt.Fprintf(&b, "cidrLimit: %d\nresyncInterval: 60s\nmasqLinkLocal: false\n", max(count, 64))
+	return b.String()
+}
+
+// benchReview is an update as `kubectl apply` makes it, with its annotation and
+// managed fields.
+func benchReview(b *testing.B, oldText, newText string) []byte {
+	b.Helper()
+	object := func(text string) map[string]any {
+		return map[string]any{
+			"apiVersion": "v1", "kind": "ConfigMap", "data": map[string]string{"config": text},
+			"metadata": map[string]any{
+				"name": "ip-masq-agent", "namespace": "kube-system", "uid": "6f0a2b1c-77aa-4f3e-9f54-0a4f4b7f3c11", "resourceVersion": "812",
+				"creationTimestamp": "2026-06-01T08:00:00Z",
+				"annotations":       map[string]string{corev1.LastAppliedConfigAnnotation: `{"apiVersion":"v1","kind":"ConfigMap","data":{"config":` + fmt.Sprintf("%q", text) + `}}`},
+				"managedFields": []map[string]any{{
+					"manager": "kubectl-client-side-apply", "operation": "Update", "apiVersion": "v1", "time": "2026-06-01T08:00:00Z",
+					"fieldsType": "FieldsV1", "fieldsV1": map[string]any{"f:data": map[string]any{".": map[string]any{}, "f:config": map[string]any{}}},
+				}},
+			},
+		}
+	}
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+		"request": map[string]any{
+			"uid":       "b1d1f3f6-6f0a-4a0f-8a3c-2f6b0f1d9c01",
+			"kind":      metav1.GroupVersionKind{Version: "v1", Kind: "ConfigMap"},
+			"resource":  metav1.GroupVersionResource{Version: "v1", Resource: "configmaps"},
+			"name":      "ip-masq-agent",
+			"namespace": "kube-system", "operation": "UPDATE",
+			"userInfo": map[string]any{"username": "kubernetes-admin", "groups": []string{"system:masters", "system:authenticated"}},
+			"object":   object(newText), "oldObject": object(oldText), "dryRun": false,
+			"options": map[string]any{"kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1", "fieldManager": "kubectl-client-side-apply"},
+		},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return body
+}
+
+// BenchmarkHandler compares the handler, over TLS and a connection that is kept,
+// with one that allows everything; both are asked in turn, so that what else the
+// machine does hits both. Each review brings a text that was never seen before.
+func BenchmarkHandler(b *testing.B) {
+	params, err := policy.ParseParams([]byte("rules: {cidr-limit: {max: 10000}}"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	engine, err := policy.New(b.Context(), params, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, count := range []int{4, 64, 1000} {
+		for _, nodes := range []int{0, 5000} {
+			b.Run(fmt.Sprintf("cidrs=%d/nodes=%d", count, nodes), func(b *testing.B) {
+				h := newHandler(engine)
+				cluster := manyNodes(nodes)
+				h.cluster = func() *policy.Cluster { return cluster }
+				ours, theirs := benchServer(b, h), benchServer(b, http.HandlerFunc(allowEverything))
+				oldText := benchText(count, 0)
+				var oursTook, theirsTook []time.Duration
+				for i := 1; b.Loop(); i++ {
+					body := benchReview(b, oldText, benchText(count, i))
+					oursTook = append(oursTook, ours(body))
+					theirsTook = append(theirsTook, theirs(body))
+				}
+				slices.Sort(oursTook)
+				slices.Sort(theirsTook)
+				at := func(took []time.Duration, percent int) float64 { return float64(took[len(took)*percent/100].Microseconds()) }
+				b.ReportMetric(at(oursTook, 50), "p50-µs")
+				b.ReportMetric(at(oursTook, 99), "p99-µs")
+				b.ReportMetric(at(theirsTook, 50), "allow-all-p50-µs")
+				b.ReportMetric(at(oursTook, 50)/at(theirsTook, 50), "p50-ratio")
+			})
+		}
+	}
+}
+
+// benchServer serves h over TLS 1.3 and returns what sends a review to it and
+// measures.
+func benchServer(b *testing.B, h http.Handler) func(body []byte) time.Duration {
+	b.Helper()
+	server := httptest.NewUnstartedServer(h)
+	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
+	server.StartTLS()
+	b.Cleanup(server.Close)
+	client := server.Client()
+	return func(body []byte) time.Duration {
+		started := time.Now()
+		response, err := client.Post(server.URL+"/validate?timeout=10s", "application/json", bytes.NewReader(body))
+		if err != nil {
+			b.Fatal(err)
+		}
+		answer, err := io.ReadAll(response.Body)
+		took := time.Since(started)
+		if err != nil || response.Body.Close() != nil || !bytes.Contains(answer, []byte(`"allowed":true`)) {
+			b.Fatalf("%s: %s, %v", response.Status, answer, err)
+		}
+		return took
+	}
+}
+
+// BenchmarkAnswer is the handler alone, without a connection.
+func BenchmarkAnswer(b *testing.B) {
+	engine, err := policy.New(b.Context(), policy.Params{}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := newHandler(engine)
+	cluster := manyNodes(5000)
+	h.cluster = func() *policy.Cluster { return cluster }
+	bodies := make([]string, 1000)
+	for i := range bodies {
+		bodies[i] = string(benchReview(b, benchText(64, 0), benchText(64, i+1)))
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		recorder := httptest.NewRecorder()
+		h.ServeHTTP(recorder, post(b.Context(), "/validate", bodies[i%len(bodies)]))
+		if recorder.Code != http.StatusOK {
+			b.Fatal(recorder.Body)
+		}
+	}
+}
