@@ -70,7 +70,7 @@ func checkCommand(std streams) *cobra.Command {
 	flags.SortFlags = false
 	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
 	flags.BoolVar(&opts.raw, "raw", false, "the file is the bare configuration, not a manifest")
-	flags.StringVarP(&opts.output, "output", "o", "text", "text or json")
+	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
 	flags.StringSliceVar(&opts.node, "node-cidrs", nil, "`CIDRs` of the cluster's nodes, with commas between")
 	flags.StringSliceVar(&opts.pod, "pod-cidrs", nil, "`CIDRs` of its pods")
 	flags.StringSliceVar(&opts.service, "service-cidrs", nil, "`CIDRs` of its services")
@@ -94,7 +94,7 @@ func check(ctx context.Context, opts checkOptions, given func(flag string) bool,
 	if err != nil {
 		return err
 	}
-	cluster, err := readCluster(opts, params, given)
+	known, err := readRanges(opts, params, given)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func check(ctx context.Context, opts checkOptions, given func(flag string) bool,
 	}
 	engine, err := policy.New(ctx, params, sources)
 	if err != nil {
-		return fmt.Errorf("compiling the rules: %w", err)
+		return err
 	}
 	decision := engine.Decide(ctx, policy.Request{
 		Operation: policy.Create,
@@ -120,7 +120,8 @@ func check(ctx context.Context, opts checkOptions, given func(flag string) bool,
 		Name:      input.configMap.Name,
 		Time:      time.Now(),
 		Object:    input.configMap,
-	}, cluster)
+	}, policy.NewCluster(known.node, known.pod, known.service))
+	nameFlags(decision.Findings, known)
 
 	if opts.output == "json" {
 		err = writeJSON(std.out, input, decision)
@@ -151,24 +152,51 @@ func readParams(file string) (policy.Params, error) {
 	return params, nil
 }
 
-// readCluster joins the ranges of the params and of the flags.
-func readCluster(opts checkOptions, params policy.Params, given func(flag string) bool) (*policy.Cluster, error) {
+// ranges are the cluster's ranges by kind; nil is unknown.
+type ranges struct{ node, pod, service []policy.Range }
+
+// readRanges joins the ranges of the params and of the flags.
+func readRanges(opts checkOptions, params policy.Params, given func(flag string) bool) (ranges, error) {
 	var wrong []error
 	join := func(flag string, stated []netip.Prefix, texts []string) []policy.Range {
-		ranges := policy.RangesFrom(stated, "params")
+		known := policy.RangesFrom(stated, "params")
 		if !given(flag) {
-			return ranges
+			return known
 		}
 		prefixes, err := parsePrefixes(texts)
 		if err != nil {
 			wrong = append(wrong, fmt.Errorf("--%s: %w", flag, err))
 		}
-		return append(policy.RangesFrom(prefixes, "--"+flag), ranges...)
+		return append(policy.RangesFrom(prefixes, "--"+flag), known...)
 	}
-	node := join("node-cidrs", params.Cluster.Node, opts.node)
-	pod := join("pod-cidrs", params.Cluster.Pod, opts.pod)
-	service := join("service-cidrs", params.Cluster.Service, opts.service)
-	return policy.NewCluster(node, pod, service), errors.Join(wrong...)
+	known := ranges{
+		node:    join("node-cidrs", params.Cluster.Node, opts.node),
+		pod:     join("pod-cidrs", params.Cluster.Pod, opts.pod),
+		service: join("service-cidrs", params.Cluster.Service, opts.service),
+	}
+	return known, errors.Join(wrong...)
+}
+
+// nameFlags adds to what the webhook says of unknown ranges how to state them here.
+func nameFlags(findings []policy.Finding, known ranges) {
+	unknown := map[string]string{}
+	for _, kind := range []struct {
+		rule, flag string
+		ranges     []policy.Range
+	}{
+		{"node-cidrs-present", "--node-cidrs", known.node},
+		{"pod-cidrs-present", "--pod-cidrs", known.pod},
+		{"service-cidrs-present", "--service-cidrs", known.service},
+	} {
+		if kind.ranges == nil {
+			unknown[kind.rule] = kind.flag
+		}
+	}
+	for i := range findings {
+		if flag, ok := unknown[findings[i].Rule]; ok && findings[i].Hint != "" {
+			findings[i].Hint += "; here, state them with " + flag
+		}
+	}
 }
 
 func parsePrefixes(texts []string) ([]netip.Prefix, error) {

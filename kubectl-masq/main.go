@@ -55,6 +55,7 @@ func run(ctx context.Context, args []string, std streams) int {
 		},
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
+	root.CompletionOptions.DisableDefaultCmd = true // a kubectl plugin is completed by kubectl
 	root.SetIn(std.in)
 	root.SetOut(std.out)
 	root.SetErr(std.err)

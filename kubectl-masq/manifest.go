@@ -235,6 +235,14 @@ func (d *document) locate(finding policy.Finding) (at place, exact bool) {
 	return place{line, len(indentation) + max(position.column, 1)}, true
 }
 
+// value is the text of the value that a finding is about.
+func (d *document) value(finding policy.Finding) string {
+	if finding.Binary {
+		return string(d.configMap.BinaryData[finding.Key])
+	}
+	return d.configMap.Data[finding.Key]
+}
+
 func splitLines(text []byte) []string {
 	lines := strings.Split(string(text), "\n")
 	for i := range lines {

@@ -77,10 +77,14 @@ func headline(finding policy.Finding) string {
 func writeExcerpt(b *strings.Builder, input *document, finding policy.Finding, at place, exact bool, paint func(code, text string) string) {
 	lines, shown := input.lines, at
 	if !exact {
-		// The value is written with escapes or folded, so its own lines are shown.
-		lines, shown = splitLines([]byte(input.configMap.Data[finding.Key])), place{finding.Position.Line, finding.Position.Column}
-		fmt.Fprintf(b, "  note: line %d, column %d inside data[%q]; written as a block (%s: |), places are those of the file\n",
-			shown.line, shown.column, finding.Key, printable(finding.Key))
+		// The file holds the value with escapes, folded or as base64, so the value's
+		// own lines are shown.
+		lines, shown = splitLines([]byte(input.value(finding))), place{finding.Position.Line, finding.Position.Column}
+		fmt.Fprintf(b, "  note: line %d, column %d inside the value of %s", shown.line, shown.column, printable(finding.Key))
+		if !finding.Binary {
+			fmt.Fprintf(b, "; written as a block (%s: |), places are those of the file", printable(finding.Key))
+		}
+		b.WriteString("\n")
 	}
 	if shown.line < 1 || shown.line > len(lines) || finding.Position.Line == 0 {
 		return
@@ -90,10 +94,7 @@ func writeExcerpt(b *strings.Builder, input *document, finding policy.Finding, a
 		return
 	}
 	before, after := line[:column], line[column:]
-	width := 1
-	if finding.Text != "" && strings.HasPrefix(after, finding.Text) {
-		width = utf8.RuneCountInString(finding.Text)
-	}
+	width := utf8.RuneCountInString(offending(finding, after))
 	if runes := []rune(before); len(runes) > maxExcerpt/2 {
 		before = "…" + string(runes[len(runes)-maxExcerpt/2:])
 	}
@@ -104,6 +105,23 @@ func writeExcerpt(b *strings.Builder, input *document, finding policy.Finding, a
 	number := fmt.Sprintf("%4d", shown.line)
 	fmt.Fprintf(b, "%s | %s\n", number, printable(before+after))
 	fmt.Fprintf(b, "%s | %s%s\n", strings.Repeat(" ", len(number)), blank(before), paint(red, strings.Repeat("^", width)))
+}
+
+// offending is what of rest, the line from the place of a finding on, the finding is
+// about: its text, the key that its path is, or else one word.
+func offending(finding policy.Finding, rest string) string {
+	for _, text := range []string{finding.Text, finding.Path} {
+		if text != "" && strings.HasPrefix(rest, text) {
+			return text
+		}
+	}
+	if end := strings.IndexAny(rest, " \t,]}"); end > 0 {
+		return rest[:end]
+	}
+	if rest == "" || strings.ContainsAny(rest[:1], " \t,]}") {
+		return " " // one caret
+	}
+	return rest
 }
 
 // suffix is what follows a file's name: ":LINE:COLUMN", or nothing.

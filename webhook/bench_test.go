@@ -137,7 +137,9 @@ func BenchmarkHandler(b *testing.B) {
 				}
 				slices.Sort(oursTook)
 				slices.Sort(theirsTook)
-				at := func(took []time.Duration, percent int) float64 { return float64(took[len(took)*percent/100].Microseconds()) }
+				at := func(took []time.Duration, percent int) float64 {
+					return float64(took[len(took)*percent/100].Microseconds())
+				}
 				b.ReportMetric(at(oursTook, 50), "p50-µs")
 				b.ReportMetric(at(oursTook, 99), "p99-µs")
 				b.ReportMetric(at(theirsTook, 50), "allow-all-p50-µs")

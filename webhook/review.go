@@ -72,9 +72,7 @@ type envelope struct {
 
 type configMap struct {
 	Metadata struct {
-		Name        string            `json:"name"`
-		Namespace   string            `json:"namespace"`
-		Annotations map[string]string `json:"annotations"`
+		Name string `json:"name"`
 	} `json:"metadata"`
 	Data       map[string]string `json:"data"`
 	BinaryData map[string][]byte `json:"binaryData"`
@@ -203,11 +201,7 @@ func (c *configMap) typed() *corev1.ConfigMap {
 		return nil
 	}
 	return &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{
-			Name:        c.Metadata.Name,
-			Namespace:   c.Metadata.Namespace,
-			Annotations: c.Metadata.Annotations,
-		},
+		ObjectMeta: metav1.ObjectMeta{Name: c.Metadata.Name},
 		Data:       c.Data,
 		BinaryData: c.BinaryData,
 	}

@@ -39,7 +39,7 @@ func twoNodes() *policy.Cluster {
 const failingRule = `package ipmasq.team
 
 deny contains "never" if {
-	some cidr in input.config.cidrs
+	some cidr in input.config.nonMasqueradeCIDRs
 	to_number(cidr.cidr) > 1
 }
 `

@@ -248,9 +248,8 @@ func (h *handler) logDecision(ctx context.Context, req *request, judged policy.R
 		slog.Duration("duration", time.Since(judged.Time)),
 	)
 	for _, finding := range decision.Findings {
-		if finding.Failed { // the message names the rule's file and line, not the configuration
-			h.log.LogAttrs(ctx, slog.LevelError, "rule failed",
-				slog.String("id", decision.ID), slog.String("rule", finding.Rule), slog.String("err", finding.Message))
+		if finding.Failed { // why is in the response; the message may quote the configuration
+			h.log.LogAttrs(ctx, slog.LevelError, "rule failed", slog.String("id", decision.ID), slog.String("rule", finding.Rule))
 		}
 	}
 }

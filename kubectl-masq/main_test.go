@@ -1,0 +1,234 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	"github.com/ip-masq-guard/ip-masq-guard/policy"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files") //nolint:gochecknoglobals // a flag of the test binary
+
+const known = "--node-cidrs 192.168.0.0/24 --pod-cidrs 10.244.0.0/16 --service-cidrs 10.96.0.0/12"
+
+// TestCheck compares what is printed with testdata/NAME.golden.
+func TestCheck(t *testing.T) {
+	revision := regexp.MustCompile(`"revision": "[0-9a-f]{64}"`)
+	tests := []struct {
+		name   string
+		args   string
+		stdin  string
+		colour bool
+		exit   int
+	}{
+		{name: "approved", args: "-f testdata/approved.yaml " + known, exit: 0},
+		{name: "approved-with-warnings", args: "-f testdata/approved.yaml", exit: 0},
+		{name: "refused", args: "-f testdata/refused.yaml " + known, exit: 1},
+		{name: "refused-json", args: "-f testdata/refused.yaml -o json " + known, exit: 1},
+		{name: "quoted", args: "-f testdata/quoted.yaml " + known, exit: 1},
+		{name: "quoted-json", args: "-f testdata/quoted.yaml -o json " + known, exit: 1},
+		{name: "list", args: "-f testdata/list.json " + known, exit: 1},
+		{name: "other-name", args: "-f testdata/other.yaml -n infra --name masq " + known, exit: 1},
+		{name: "misnamed-key", args: "-f testdata/misnamed.yaml " + known, exit: 1},
+		{name: "binary", args: "-f testdata/binary.yaml " + known, exit: 1},
+		{name: "params", args: "-f testdata/approved.yaml --params testdata/params.yaml", exit: 1},
+		{name: "custom-rules", args: "-f testdata/approved.yaml --policy-dir testdata/rules " + known, exit: 1},
+		{name: "raw", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs:\n  - 10.0.0.0/8\n  - 10.9.0.0/16\n", exit: 1},
+		{name: "raw-crlf", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs:\r\n  - 10.0.0.0/8\r\n  - 192.168.0.1/16\r\n", exit: 1},
+		{name: "raw-json", args: "--raw -f - -o json " + known, stdin: "{\"nonMasqueradeCIDRs\": [\"10.0.0.0/8\", \"192.168.0.0/16\"]}", exit: 0},
+		{name: "raw-empty", args: "--raw -f - " + known, stdin: "", exit: 1},
+		{name: "manifest-as-raw", args: "--raw -f testdata/approved.yaml " + known, exit: 1},
+		{name: "no-ranges-of-a-kind", args: "-f testdata/approved.yaml --node-cidrs= --pod-cidrs 10.0.0.0/16,10.1.0.0/16 --service-cidrs=", exit: 0},
+		{name: "long-line", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs: [" + strings.Repeat("10.0.0.0/8, ", 40) + "10.0.0.1/8" + strings.Repeat(", 10.0.0.0/8", 20) + "]\n", exit: 1},
+		{name: "colours", args: "--raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.1/8]\n", colour: true, exit: 1},
+		{name: "hostile-text", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs:\n  - \"10.0.0.0/8\\e[31m\"\n  - 10.0.0.0/8\u202e\n", exit: 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			args := append([]string{"check"}, strings.Fields(tt.args)...)
+			exit := run(t.Context(), args, streams{in: strings.NewReader(tt.stdin), out: &stdout, err: &stderr, colour: tt.colour})
+			if exit != tt.exit || stderr.Len() > 0 {
+				t.Errorf("exit %d, want %d; standard error: %s", exit, tt.exit, &stderr)
+			}
+			got := revision.ReplaceAll(stdout.Bytes(), []byte(`"revision": "HEX"`))
+			if !tt.colour && bytes.ContainsAny(got, "\x1b\u202e") {
+				t.Errorf("the report can steer a terminal:\n%q", got)
+			}
+			golden := filepath.Join("testdata", tt.name+".golden")
+			if *update {
+				if err := os.WriteFile(golden, got, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+				t.Errorf("report differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestUnusable has no verdict to report.
+func TestUnusable(t *testing.T) {
+	tests := []struct{ name, args, stdin, want string }{
+		{name: "no subcommand", args: "", want: "a subcommand is missing"},
+		{name: "unknown subcommand", args: "chekc", want: `unknown command "chekc" for "kubectl masq"`},
+		{name: "unknown flag", args: "check --files x", want: "unknown flag: --files"},
+		{name: "argument", args: "check x.yaml", want: `unknown command "x.yaml" for "kubectl masq check"`},
+		{name: "no file", args: "check", want: "-f is missing: name a manifest, or - for standard input"},
+		{name: "output", args: "check -f - -o yaml", want: `-o "yaml": want text or json`},
+		{name: "missing file", args: "check -f testdata/missing.yaml", want: "reading the manifest: open testdata/missing.yaml: no such file or directory"},
+		{name: "no YAML", args: "check -f -", stdin: "a: [", want: "reading <stdin>: yaml: line 1: did not find expected node content"},
+		{name: "nothing", args: "check -f -", stdin: "", want: "<stdin> has no ConfigMap; for the bare configuration, use --raw"},
+		{name: "bare configuration", args: "check -f -", stdin: "nonMasqueradeCIDRs: []", want: "<stdin> has no ConfigMap; for the bare configuration, use --raw"},
+		{
+			name: "other ConfigMap", args: "check -f testdata/other.yaml",
+			want: "testdata/other.yaml has no ConfigMap kube-system/ip-masq-agent, but infra/masq (line 1): choose with --namespace and --name",
+		},
+		{
+			name: "two", args: "check -f testdata/two.yaml",
+			want: "testdata/two.yaml has the ConfigMap kube-system/ip-masq-agent more than once, at lines 1 and 6: check one at a time",
+		},
+		{name: "number", args: "check -f testdata/number.yaml", want: `reading testdata/number.yaml: line 8: data["revision"] is not text but 3; put it in quotes`},
+		{
+			name: "boolean of YAML 1.1", args: "check -f -", stdin: "kind: ConfigMap\nmetadata: {name: ip-masq-agent}\ndata: {config: yes}\n",
+			want: `reading <stdin>: line 3: data["config"] is not text but yes; put it in quotes`,
+		},
+		{
+			name: "mapping", args: "check -f -", stdin: "kind: ConfigMap\nmetadata: {name: ip-masq-agent}\ndata:\n  config:\n    resyncInterval: 60s\n",
+			want: `reading <stdin>: line 5: data["config"] is not text; write config: |`,
+		},
+		{
+			name: "no base64", args: "check -f -", stdin: "kind: ConfigMap\nmetadata: {name: ip-masq-agent}\nbinaryData: {config: '?'}\n",
+			want: `reading <stdin>: line 3: binaryData["config"] is not base64: illegal base64 data at input byte 0`,
+		},
+		{name: "CIDR", args: "check -f - --pod-cidrs 10.0.0.0", want: `--pod-cidrs: "10.0.0.0" is not a CIDR`},
+		{name: "host bits", args: "check -f - --node-cidrs 10.0.0.0/8,192.168.0.1/24", want: `--node-cidrs: "192.168.0.1/24" has host bits set; write 192.168.0.0/24`},
+		{name: "missing params", args: "check -f - --params testdata/missing.yaml", want: "reading --params: open testdata/missing.yaml: no such file or directory"},
+		{name: "wrong params", args: "check -f - --params testdata/other.yaml", want: "--params testdata/other.yaml: reading params: line 1: apiVersion: unknown"},
+		{name: "missing rules", args: "check -f - --policy-dir testdata/missing", want: "reading custom rules: open testdata/missing: no such file or directory"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			exit := run(t.Context(), strings.Fields(tt.args), streams{in: strings.NewReader(tt.stdin), out: &stdout, err: &stderr})
+			if exit != 2 || !strings.HasPrefix(stderr.String(), "kubectl-masq: "+tt.want) {
+				t.Errorf("exit %d, standard error %q; want 2, %q", exit, &stderr, "kubectl-masq: "+tt.want)
+			}
+		})
+	}
+}
+
+func TestBrokenRulesAreUnusable(t *testing.T) {
+	directory := t.TempDir()
+	if err := os.WriteFile(filepath.Join(directory, "broken.rego"), []byte("package ipmasq.team\n\ndeny contains \"x\" if {\n\tnothing_of_the_kind\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	exit := run(t.Context(), []string{"check", "-f", "testdata/approved.yaml", "--policy-dir", directory}, streams{out: &bytes.Buffer{}, err: &stderr})
+	if exit != 2 || !strings.Contains(stderr.String(), filepath.Join(directory, "broken.rego")+":4") {
+		t.Errorf("exit %d, standard error %q; want 2, naming file and line", exit, &stderr)
+	}
+}
+
+// TestReportNotWritten: a verdict that nobody can read is none.
+func TestReportNotWritten(t *testing.T) {
+	var stderr bytes.Buffer
+	exit := run(t.Context(), []string{"check", "-f", "testdata/approved.yaml"}, streams{out: failingWriter{}, err: &stderr})
+	if exit != 2 || stderr.String() != "kubectl-masq: writing the report: disk full\n" {
+		t.Errorf("exit %d, standard error %q; want 2", exit, &stderr)
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("disk full") }
+
+func TestVersion(t *testing.T) {
+	for _, arg := range []string{"version", "--version"} {
+		var stdout bytes.Buffer
+		if exit := run(t.Context(), []string{arg}, streams{out: &stdout, err: &stdout}); exit != 0 || stdout.String() != "dev\n" {
+			t.Errorf("%s: exit %d, %q; want 0, dev", arg, exit, &stdout)
+		}
+	}
+}
+
+func TestHelpHasExamples(t *testing.T) {
+	var stdout bytes.Buffer
+	exit := run(t.Context(), []string{"check", "--help"}, streams{out: &stdout, err: &stdout})
+	if exit != 0 || !strings.Contains(stdout.String(), "kubectl masq check -f ip-masq-agent.yaml --node-cidrs") || !strings.Contains(stdout.String(), "Exit codes:") {
+		t.Errorf("exit %d, help:\n%s", exit, &stdout)
+	}
+}
+
+// TestSameWordsAsWebhook checks offline what the webhook denied in its own tests,
+// and compares the causes that it sent.
+func TestSameWordsAsWebhook(t *testing.T) {
+	for _, name := range []string{"edit-denied", "create-gke-example", "edit-soft-and-hard"} {
+		t.Run(name, func(t *testing.T) {
+			var review, answer admissionv1.AdmissionReview
+			readJSON(t, filepath.Join("..", "webhook", "testdata", name+".json"), &review)
+			readJSON(t, filepath.Join("..", "webhook", "testdata", name+".response.json"), &answer)
+			var object corev1.ConfigMap
+			if err := json.Unmarshal(review.Request.Object.Raw, &object); err != nil {
+				t.Fatal(err)
+			}
+			params := filepath.Join(t.TempDir(), "params.yaml")
+			if err := os.WriteFile(params, []byte("cluster: {nodeCIDRs: [], podCIDRs: [], serviceCIDRs: []}\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var stdout bytes.Buffer
+			run(t.Context(), []string{"check", "--raw", "-f", "-", "-o", "json", "--params", params},
+				streams{in: strings.NewReader(object.Data["config"]), out: &stdout, err: os.Stderr})
+			var report jsonReport
+			if err := json.Unmarshal(stdout.Bytes(), &report); err != nil {
+				t.Fatal(err)
+			}
+			var want, got []string
+			for _, cause := range answer.Response.Result.Details.Causes {
+				if !strings.Contains(cause.Message, "-cidrs-present]") { // the ranges differ
+					want = append(want, cause.Field+": "+cause.Message)
+				}
+			}
+			for _, f := range report.Findings {
+				finding := policy.Finding{
+					Rule: f.Rule, Action: f.Action, Key: f.Key, Path: f.Path, Text: f.Text, Message: f.Message, Hint: f.Hint, Docs: f.Docs,
+					Position: config.Position{Line: f.ValueLine, Column: f.ValueColumn},
+				}
+				if finding.Action == policy.Deny {
+					got = append(got, finding.Field()+": "+finding.Detail())
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" || len(got) == 0 {
+				t.Errorf("words differ (-webhook +kubectl-masq):\n%s", diff)
+			}
+		})
+	}
+}
+
+func readJSON(t *testing.T, file string, into any) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		t.Fatal(err)
+	}
+}
