@@ -100,12 +100,15 @@ func newGuardOf(t *testing.T, namespace string, args ...string) *guard {
 	return g
 }
 
-// showLogOfFailure has the webhook's last words in the output of a failed test.
+// showLogOfFailure has what the webhook logged during a failed test in its output.
 func (g *guard) showLogOfFailure(t *testing.T) {
 	t.Helper()
+	log := filepath.Join(g.dir, "webhook.log")
+	before, _ := os.ReadFile(log) // none before its first start
 	t.Cleanup(func() {
-		if t.Failed() && g.process != nil {
-			t.Logf("end of %s:\n%s", g.log, g.tail())
+		after, err := os.ReadFile(log)
+		if t.Failed() && err == nil {
+			t.Logf("the webhook's log:\n%s", after[len(before):])
 		}
 	})
 }

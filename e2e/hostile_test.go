@@ -52,6 +52,7 @@ func TestHostileConfig(t *testing.T) {
 			if got.exit != 1 || !strings.Contains(got.stderr, tt.says) || strings.Contains(got.stderr, "failed calling webhook") {
 				t.Errorf("not a denial that says %q: exit %d, %.2000s", tt.says, got.exit, got.stderr)
 			}
+			t.Logf("refused after %s: %.400s", took, got.stderr)
 			if took > limit {
 				t.Errorf("refused after %s, want less than %s", took, limit)
 			}

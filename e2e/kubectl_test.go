@@ -53,9 +53,14 @@ const kubectlLimit = 30 * time.Second
 func (k kubectl) run(ctx context.Context, stdin string, args ...string) output {
 	ctx, cancel := context.WithTimeout(ctx, kubectlLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, k.binary, append([]string{"--kubeconfig=" + k.kubeconfig}, args...)...)
-	// The temporary files of kubectl edit go to the same private place.
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + k.home, "TMPDIR=" + k.home, "LC_ALL=C"}, k.env...)
+	cmd := exec.CommandContext(ctx, k.binary, args...)
+	cmd.Env = append([]string{
+		"PATH=" + os.Getenv("PATH"),
+		"KUBECONFIG=" + k.kubeconfig,
+		"HOME=" + k.home,
+		"TMPDIR=" + k.home, // for the files of kubectl edit and diff
+		"LC_ALL=C",
+	}, k.env...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
