@@ -61,7 +61,7 @@ resyscInterval: 60s
 	mended = `nonMasqueradeCIDRs:
   - 198.15.5.0/24
   - 10.0.0.0/8
-  - 192.168.100.0/24
+  - 192.168.0.0/16
 masqLinkLocal: false
 resyncInterval: 60s
 `
