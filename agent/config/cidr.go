@@ -44,7 +44,7 @@ func explainCIDR(s string) *fault {
 	wrong := func(why, remedy string) *fault { return &fault{CodeBadCIDR, why, remedy} }
 	const anyCIDR = "write a CIDR such as 10.0.0.0/8 or fd00::/8"
 
-	bare := strings.TrimFunc(s, isFiller)
+	bare := strings.TrimLeft(strings.TrimFunc(s, isFiller), "-")
 	if bare == "" {
 		return wrong("is empty", "write a CIDR such as 10.0.0.0/8, or remove the element")
 	}
@@ -96,7 +96,7 @@ func explainCIDR(s string) *fault {
 	if p, ok := meantCIDR(bare); ok {
 		return wrong("has a netmask instead of a prefix length", "write "+p.String())
 	}
-	return wrong("is not a CIDR", anyCIDR)
+	return explainOctets(address, mask)
 }
 
 // explainAddress explains a text without a slash.
@@ -105,7 +105,7 @@ func explainAddress(s string) *fault {
 		addr = addr.WithZone("").Unmap()
 		remedy := "write " + netip.PrefixFrom(addr, addr.BitLen()).String()
 		if network, ok := classfulCIDR(addr); ok {
-			remedy += ", or " + network.String() + " if the whole network is meant"
+			remedy += ", or " + network.String() + " if the network is meant"
 		}
 		return &fault{CodeBadCIDR, "has no prefix length", remedy}
 	}
@@ -121,9 +121,13 @@ func explainAddress(s string) *fault {
 	return explainOctets(s, "")
 }
 
-// explainOctets explains an address that is none.
+// explainOctets explains what is nearly a CIDR at best.
 func explainOctets(address, mask string) *fault {
 	f := &fault{CodeBadCIDR, "is not a CIDR", "write a CIDR such as 10.0.0.0/8 or fd00::/8"}
+	compact := strings.Join(strings.Fields(strings.ReplaceAll(address+"/"+mask, `\`, "/")), "")
+	if p, ok := meantCIDR(strings.TrimSuffix(compact, "/")); ok {
+		f.remedy = "write " + p.String()
+	}
 	octets := strings.Split(address, ".")
 	if len(octets) > 4 {
 		return f
@@ -145,9 +149,6 @@ func explainOctets(address, mask string) *fault {
 		f.why = "has an octet with a leading zero, which some programs read as octal"
 	case short:
 		f.why = "has fewer than four octets"
-	}
-	if p, ok := meantCIDR(address + "/" + mask); ok {
-		f.remedy = "write " + p.String()
 	}
 	return f
 }
@@ -205,12 +206,12 @@ func maskLength(s string) (int, bool) {
 
 // classfulCIDR is the network that an address with zeros at its end may stand for.
 func classfulCIDR(addr netip.Addr) (netip.Prefix, bool) {
-	if !addr.Is4() || addr.IsUnspecified() {
+	if !addr.Is4() {
 		return netip.Prefix{}, false
 	}
 	b := addr.As4()
 	length := 32
-	for i := 3; i > 0 && b[i] == 0; i-- {
+	for i := 3; i >= 0 && b[i] == 0; i-- {
 		length -= 8
 	}
 	return netip.PrefixFrom(addr, length), length < 32

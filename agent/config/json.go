@@ -1,9 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"strings"
+	"unicode/utf8"
 )
 
 // readJSON reads a text that starts with a brace, which the upstream agent hands to
@@ -12,10 +14,9 @@ func (p *parser) readJSON() (document, bool) {
 	if !p.checkEncoding() {
 		return document{}, false
 	}
-	// This checks all of the syntax, so that what follows need not.
-	var raw json.RawMessage
-	if err := json.Unmarshal([]byte(p.text), &raw); err != nil {
-		p.jsonSyntax(err)
+	if text := []byte(p.text); !json.Valid(text) { // so that what follows need not look
+		var raw json.RawMessage
+		p.jsonSyntax(json.Unmarshal(text, &raw))
 		return document{}, false
 	}
 	r := &jsonReader{parser: p, number: 1}
@@ -70,7 +71,7 @@ func (r *jsonReader) value(depth int) value {
 	v := value{at: r.here()}
 	if depth > MaxDepth {
 		r.tooDeep = true
-		r.fatal(CodeTooDeep, "", v.at, string(c), tooDeepMessage, "")
+		r.fatal(CodeTooDeep, "", v.at, string(c), tooDeepMessage, "write "+KeyNonMasqueradeCIDRs+" as a plain list")
 		return v
 	}
 	switch c {
@@ -79,12 +80,16 @@ func (r *jsonReader) value(depth int) value {
 		r.mapping(depth, func(name string, _ Position, _ value) { v.keys = append(v.keys, name) })
 	case '[':
 		v.kind = listKind
+		elements, _, _ := strings.Cut(r.text[r.offset:], "]")
+		v.list = make([]value, 0, min(1+strings.Count(elements, ","), MaxCIDRs+1))
 		for r.offset++; r.next() != ']'; {
 			e := r.value(depth + 1)
 			if r.tooDeep {
 				return v
 			}
-			v.list = append(v.list, e)
+			if len(v.list) <= MaxCIDRs {
+				v.list = append(v.list, e)
+			}
 		}
 		r.offset++
 	case '"':
@@ -141,37 +146,56 @@ func (p *parser) jsonSyntax(err error) {
 	}
 	offset := min(max(int(syntax.Offset)-1, 0), len(p.text)) // the error counts the offending byte
 	if strings.Contains(err.Error(), "unexpected end") {
-		trimmed := strings.TrimRight(p.text, " \t\r\n")
-		at := p.position(len(trimmed))
-		p.fatal(CodeSyntax, "", at, "", "the JSON ends too early: a bracket, brace or quote is not closed", "close it")
+		p.fatal(CodeSyntax, "", p.position(len(strings.TrimRight(p.text, jsonBlanks))), "",
+			"the JSON ends before every bracket, brace and quote is closed", "close them")
 		return
 	}
+	before, rest := strings.TrimRight(p.text[:offset], jsonBlanks), p.text[offset:]
 	at := p.position(offset)
-	rest := p.text[offset:]
-	message, remedy := err.Error(), ""
-	before := strings.TrimRight(p.text[:offset], " \t\r\n")
-	switch {
-	case strings.HasSuffix(before, ",") && strings.IndexByte("]}", p.text[offset]) >= 0:
-		offset = len(before) - 1
-		at, rest = p.position(offset), ","
-		message, remedy = "a comma stands before the closing "+quote(p.text[syntax.Offset-1:syntax.Offset]), "remove the comma"
-	case p.text[offset] == '\'':
-		remedy = `write double quotes`
-	case p.text[offset] == '#' || strings.HasPrefix(rest, "//") || strings.HasPrefix(rest, "/*"):
-		message, remedy = "JSON has no comments", "remove the comment, or write the text as YAML"
-	case strings.Contains(message, "after top-level value"):
-		message, remedy = "something follows the closing brace", "remove it"
-	case strings.Contains(message, "object key string"):
-		message, remedy = "a key does not begin with a double quote", `write keys as "key": value`
-	case strings.Contains(message, "after array element"), strings.Contains(message, "after object key:value pair"):
-		message, remedy = "a comma is missing before "+quote(firstWord(rest)), "write a comma between two elements"
+	c, size := utf8.DecodeRuneInString(rest)
+	if isInvisible(c) {
+		p.invisible(at, rest, p.line(at.Line))
+		return
 	}
-	p.fatal(CodeSyntax, "", at, clip(firstWord(rest)), message, remedy)
+	text := clip(firstWord(rest))
+	why, remedy := explainJSON(err.Error(), before, rest)
+	if why == "" { // the comma before it is what is wrong
+		at, text = p.position(len(before)-1), ","
+		why, remedy = "stands before the closing "+rest[:size], "remove the comma"
+	}
+	p.fatal(CodeSyntax, "", at, text, quote(cmp.Or(text, rest[:size]))+" "+why, remedy)
+}
+
+const jsonBlanks = " \t\r\n"
+
+// explainJSON says in the author's terms what encoding/json means by an error between
+// before and rest; the sentence goes on after the first word of rest. It is empty for
+// a comma at the end of a list or mapping.
+func explainJSON(message, before, rest string) (why, remedy string) {
+	switch {
+	case strings.HasSuffix(before, ",") && strings.IndexByte("]}", rest[0]) >= 0:
+		return "", ""
+	case strings.HasPrefix(strings.TrimLeft(before, jsonBlanks)+rest, "{{"):
+		return "is part of a template that has not been filled in", "fill in the template first"
+	case rest[0] == '\'':
+		return "has single quotes", "write double quotes"
+	case rest[0] == '#', strings.HasPrefix(rest, "//"), strings.HasPrefix(rest, "/*"):
+		return "starts a comment, which JSON does not have", "remove the comment, or write the text as YAML"
+	case strings.Contains(message, "after top-level value"):
+		return "follows the closing brace", "remove it"
+	case strings.Contains(message, "object key string"):
+		return "is not a key in double quotes", `write keys as "key": value`
+	case strings.HasSuffix(message, "after object key"):
+		return "follows a key without a colon", "write a colon after the key"
+	case strings.Contains(message, "after array element"), strings.Contains(message, "after object key:value pair"):
+		return "follows a value without a comma", "write a comma between two values"
+	}
+	return "is not JSON: " + message, ""
 }
 
 // firstWord is what stands up to the next blank.
 func firstWord(s string) string {
-	if end := strings.IndexAny(s, " \t\r\n"); end >= 0 {
+	if end := strings.IndexAny(s, jsonBlanks); end >= 0 {
 		return s[:end]
 	}
 	return s

@@ -133,13 +133,13 @@ func (p *parser) interpret(doc document) Config {
 	p.config = Default()
 	p.config.at = &positions{}
 	var list *value
-	var seen [len(keys)]bool
+	var seen [len(keys)]string // the names by which the keys were met
 	manifest := p.checkManifest(doc)
 	for i := range doc.fields {
 		f := &doc.fields[i]
 		key, known := knownKey(f.name)
 		if !known {
-			if !manifest[f.name] {
+			if !manifest[f.name] && !p.full(Suspicious) {
 				p.suspect(CodeUnknownKey, pathOf(f.name), f.at, p.scalar(f.at, f.name),
 					quote(f.name)+" is not a key of the configuration, so agents ignore it", suggestKey(f.name))
 			}
@@ -149,10 +149,10 @@ func (p *parser) interpret(doc document) Config {
 			p.suspect(CodeKeyCase, keys[key], f.at, p.scalar(f.at, f.name),
 				quote(f.name)+" works only because agents ignore case", "write "+keys[key])
 		}
-		if seen[key] {
-			p.duplicate(keys[key], keys[key], p.config.at.keys[key], f.at)
+		if seen[key] != "" {
+			p.duplicate(keys[key], seen[key], p.config.at.keys[key], f.at)
 		}
-		seen[key] = true
+		seen[key] = f.name
 		p.config.at.keys[key] = f.at
 		switch keys[key] {
 		case KeyNonMasqueradeCIDRs:
@@ -171,11 +171,11 @@ func (p *parser) interpret(doc document) Config {
 	}
 	p.config.Defaulted = p.config.Defaulted[:0]
 	for key, name := range keys {
-		if !seen[key] {
+		if seen[key] == "" {
 			p.config.Defaulted = append(p.config.Defaulted, name)
 		}
 	}
-	if seen[0] {
+	if seen[0] != "" {
 		p.config.NonMasquerade = nil // until readList
 	}
 	count := len(p.config.NonMasquerade)
@@ -206,23 +206,23 @@ func pathOf(name string) string {
 }
 
 func (p *parser) duplicate(path, name string, loser, winner Position) {
+	if p.full(Suspicious) {
+		return
+	}
 	p.suspect(CodeDuplicateKey, path, loser, p.scalar(loser, name),
 		fmt.Sprintf("%s is set again in line %d, which wins", quote(name), winner.Line), "keep one of the two")
 }
 
 func (p *parser) notAMapping(doc document) {
-	message := "the text is " + doc.root.String() + ", not a mapping of keys to values"
-	remedy := "write keys, such as " + KeyNonMasqueradeCIDRs + ": [10.0.0.0/8]"
 	text := p.scalar(doc.at, "")
-	switch {
-	case doc.root == brokenKind:
-		return
-	case doc.root == listKind:
-		remedy = "write " + KeyNonMasqueradeCIDRs + ": above the list"
-	case strings.Contains(text, ":"):
-		remedy = "put a blank after each colon that follows a key"
+	switch doc.root {
+	case listKind:
+		p.fatal(CodeNotAMapping, "", doc.at, text, quote(text)+" begins a list, but the text has to be keys with values",
+			"write "+KeyNonMasqueradeCIDRs+": above the list")
+	case boolKind, numberKind, stringKind:
+		p.fatal(CodeNotAMapping, "", doc.at, text, quote(text)+" is no key with a value", lineRemedy(text))
+	case nullKind, mappingKind, brokenKind:
 	}
-	p.fatal(CodeNotAMapping, "", doc.at, text, message, remedy)
 }
 
 // checkManifest looks for a ConfigMap, or its data, where the configuration alone
@@ -242,7 +242,7 @@ func (p *parser) checkManifest(doc document) map[string]bool {
 			"apiVersion": true, "kind": true, "metadata": true, "data": true, "binaryData": true, "immutable": true,
 		}
 		p.suspect(CodePastedManifest, "kind", kind.at, p.scalar(kind.at, kind.name),
-			"a whole "+manifestKind(kind.value)+" stands inside the value, so agents ignore it and every default applies", remedy)
+			"a whole "+manifestKind(kind.value)+" stands inside the value, so agents ignore it", remedy)
 	} else if data := has("data"); data != nil && slices.Contains(data.value.keys, "config") {
 		explained = map[string]bool{"data": true}
 		p.suspect(CodePastedManifest, "data", data.at, p.scalar(data.at, data.name),

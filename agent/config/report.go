@@ -21,15 +21,23 @@ type report struct {
 }
 
 func (r *report) add(p Problem) {
-	if p.Severity == Fatal {
-		r.anyFatal = true
-	}
-	if len(r.problems) >= MaxProblems {
-		r.omitted++
-		r.omittedFatal = r.omittedFatal || p.Severity == Fatal
+	if r.full(p.Severity) {
 		return
 	}
+	r.anyFatal = r.anyFatal || p.Severity == Fatal
 	r.problems = append(r.problems, p)
+}
+
+// full tells that a problem of this severity only counts, so that who reports many
+// can spare the words.
+func (r *report) full(severity Severity) bool {
+	if len(r.problems) < MaxProblems {
+		return false
+	}
+	r.omitted++
+	r.omittedFatal = r.omittedFatal || severity == Fatal
+	r.anyFatal = r.anyFatal || severity == Fatal
+	return true
 }
 
 // list returns the problems by position; those without a position come first.
@@ -95,6 +103,7 @@ func (s *source) line(number int) string {
 // quotes, and up to the end of the line.
 func (s *source) scalar(at Position, content string) string {
 	rest := s.text[s.offset(at):]
+	rest = rest[:min(len(rest), (maxText+1)*utf8.UTFMax)] // more is not shown
 	if end := strings.IndexAny(rest, "\r\n"); end >= 0 {
 		rest = rest[:end]
 	}
@@ -110,7 +119,7 @@ func (s *source) scalar(at Position, content string) string {
 				return clip(rest[:i+1])
 			}
 		}
-		return clip(strings.TrimRight(rest, " \t"))
+		return clip(rest)
 	}
 	if content != "" && strings.HasPrefix(rest, content) {
 		return clip(content)

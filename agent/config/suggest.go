@@ -28,8 +28,12 @@ func suggestKey(name string) string {
 	if flag, ok := flagsAsKeys[bare]; ok {
 		return "remove it; " + flag + " is a flag of the agent, not a key"
 	}
-	best, least := "", len(bare)/3+1 // a third of the letters may be wrong
+	best, least := "", len(bare)+1
 	for _, key := range keys {
+		if len(bare) >= 4 && strings.HasPrefix(strings.ToLower(key), bare) {
+			return "did you mean " + key + "?"
+		}
+		least = min(least, max(len(bare), len(key))/3+1) // a third of the letters may be wrong
 		if d := distance(bare, strings.ToLower(key), least); d < least {
 			best, least = key, d
 		}

@@ -34,18 +34,44 @@ func (p *parser) yamlSyntax(err error, text string) {
 		bare, column = bare[len(byteOrderMark):], column+len(byteOrderMark)
 	}
 
+	if conflict := conflictLine(p.text); conflict > 0 {
+		p.fatal(CodeSyntax, "", Position{conflict, 1}, clip(p.line(conflict)),
+			quote(p.line(conflict))+" is left from a merge conflict", "keep one of the two versions, without the marks")
+		return
+	}
 	if tab := strings.IndexByte(line, '\t'); tab >= 0 && strings.Trim(line[:tab], " -?:") == "" {
-		p.fatal(CodeTab, "", Position{number, tab + 1}, "\t", "a tab indents the line", "indent with blanks")
+		p.tab(Position{number, tab + 1}, bare)
 		return
 	}
 	if at := strings.IndexFunc(line, isInvisible); at >= 0 {
-		c, size := utf8.DecodeRuneInString(line[at:])
-		p.fatal(CodeSyntax, "", Position{number, at + 1}, line[at:at+size],
-			"the line has the invisible character "+strconv.QuoteRuneToASCII(c)+", which is no blank", "put a blank in its place")
+		p.invisible(Position{number, at + 1}, line[at:], bare)
 		return
 	}
-	message, remedy := explainYAML(message, bare, column)
-	p.fatal(CodeSyntax, "", Position{number, column}, clip(bare), message, remedy)
+	why, remedy := explainYAML(message, bare, column)
+	p.fatal(CodeSyntax, "", Position{number, column}, clip(bare), quote(bare)+" "+why, remedy)
+}
+
+func (p *parser) tab(at Position, line string) {
+	p.fatal(CodeTab, "", at, "\t", quote(line)+" is indented with a tab", "indent with blanks")
+}
+
+func (p *parser) invisible(at Position, rest, line string) {
+	c, size := utf8.DecodeRuneInString(rest)
+	p.fatal(CodeSyntax, "", at, rest[:size], quote(line)+" has the invisible character "+strconv.QuoteRuneToASCII(c)+", which is no blank",
+		"put a blank in its place")
+}
+
+// conflictLine returns the line with the first mark of a merge conflict, or 0.
+func conflictLine(text string) int {
+	const mark = "<<<<<<< "
+	if strings.HasPrefix(text, mark) {
+		return 1
+	}
+	before, _, found := strings.Cut(text, "\n"+mark)
+	if !found {
+		return 0
+	}
+	return strings.Count(before, "\n") + 2
 }
 
 // splitYAMLError takes the line from an error of the YAML parser. It counts from 1 for
@@ -88,38 +114,36 @@ func isInvisible(r rune) bool {
 }
 
 // explainYAML says in the author's terms what the YAML parser means by an error in
-// this line.
-func explainYAML(message, line string, column int) (explained, remedy string) {
+// this line; the sentence goes on after the line.
+func explainYAML(message, line string, column int) (why, remedy string) {
 	name, _, _ := strings.Cut(line, ":")
 	_, isKey := knownKey(strings.TrimSpace(name))
 	switch {
-	case strings.HasPrefix(line, "<<<<<<<"), strings.HasPrefix(line, "======="), strings.HasPrefix(line, ">>>>>>>"):
-		return "a merge conflict is not resolved", "keep one of the two versions, without the marks"
 	case strings.HasPrefix(message, "unknown anchor"):
-		return message, "write the value itself instead of the alias"
+		return "has an alias without an anchor", "write the value itself instead of the alias"
 	case message == "could not find expected ':'":
-		return "the line is neither a key with a value nor an element of a list", lineRemedy(line)
+		return "is neither a key with a value nor an element of a list", lineRemedy(line)
 	case message == "mapping values are not allowed in this context" && isKey && column > 1:
-		return "the key is indented under a value", "start it in the first column"
+		return "is indented under the value of another key", "start the key in the first column"
 	case message == "mapping values are not allowed in this context":
-		return "a colon with a blank stands where no key can be", "put the value in quotes, or begin a new line"
-	case strings.HasPrefix(line, "- ") && strings.HasPrefix(message, "did not find expected key"):
-		return "the element is not aligned with the list above it", "indent all elements of a list alike"
-	case strings.HasPrefix(message, "did not find expected '-' indicator") && isKey:
-		return "a key stands in a list", "write the list under a key, such as " + KeyNonMasqueradeCIDRs + ":"
-	case strings.HasPrefix(message, "did not find expected key"), strings.HasPrefix(message, "did not find expected '-' indicator"):
-		return "something follows that belongs neither to the value before it nor to a new key", "remove it, or put the whole value in quotes"
+		return "has a colon and a blank where no key can be", "put the value in quotes, or begin a new line"
+	case strings.HasPrefix(line, "- ") && message == "did not find expected key":
+		return "is not aligned with the list above it", "indent all elements of a list alike"
+	case isKey && message == "did not find expected '-' indicator":
+		return "is a key inside a list", "write the list under a key, such as " + KeyNonMasqueradeCIDRs + ":"
+	case message == "did not find expected key", message == "did not find expected '-' indicator":
+		return "has something that belongs neither to the value before it nor to a new key", "remove it, or put the whole value in quotes"
 	case strings.HasPrefix(message, "did not find expected ',' or"):
 		bracket := message[len(message)-2 : len(message)-1]
-		return "a comma or the closing " + bracket + " is missing", "close the bracket with " + bracket
+		return "lacks a comma or the closing " + bracket, "close the bracket with " + bracket
 	case message == "found unexpected end of stream", message == "found unexpected document indicator":
-		return "a quote that opens here is not closed", "close it"
+		return "opens a quote that is not closed", "close the quote"
 	case message == "found character that cannot start any token":
-		return "a value cannot start with one of @ ` %", "put it in quotes"
+		return "has a value that starts with one of the marks @ ` %", "put the value in quotes"
 	case message == "did not find expected alphabetic or numeric character":
-		return "a * or & is not followed by a name", "write - before an element of a list; put a value that starts with * or & in quotes"
+		return "has a * or & without a name behind it", "write - before an element of a list; put a value that starts with * or & in quotes"
 	}
-	return message, ""
+	return "is not YAML: " + message, ""
 }
 
 // lineRemedy writes a line that has no structure the way it was probably meant.
@@ -129,7 +153,13 @@ func lineRemedy(line string) string {
 	}
 	for _, key := range keys {
 		rest, ok := strings.CutPrefix(line, key)
-		if value := strings.TrimLeft(rest, " :="); ok && value != rest && value != "" {
+		if !ok {
+			continue
+		}
+		switch value := strings.TrimLeft(rest, " :="); {
+		case rest == "":
+			return "write " + key + ":"
+		case value != rest && value != "":
 			return "write " + clip(key+": "+value)
 		}
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -14,6 +15,12 @@ func (p *parser) isList(v *value) bool {
 	path := KeyNonMasqueradeCIDRs
 	switch v.kind {
 	case nullKind, listKind:
+		if len(v.list) > MaxCIDRs {
+			e := &v.list[MaxCIDRs]
+			p.fatal(CodeTooManyCIDRs, path, e.at, p.scalar(e.at, e.text),
+				fmt.Sprintf("the list has more than %d CIDRs", MaxCIDRs), "join neighbouring ranges into wider ones")
+			return false
+		}
 		ok := true
 		for i := range v.list { // types count even in a list that is overridden
 			if e := &v.list[i]; e.kind != stringKind {
@@ -36,8 +43,7 @@ func (p *parser) badElement(i int, e *value) {
 	path := elementPath(i)
 	switch e.kind {
 	case nullKind:
-		text := p.scalar(e.at, "")
-		at := e.at
+		text, at := p.scalar(e.at, e.text), e.at
 		if offset := p.offset(at); !p.json && offset > 0 && p.text[offset-1] == '-' { // a dash and nothing behind it
 			at.Column--
 			text = "-"
@@ -57,21 +63,14 @@ func (p *parser) badElement(i int, e *value) {
 
 // readList reads the list that is in force. Its types have been checked.
 func (p *parser) readList(list []value) {
-	if len(list) > MaxCIDRs {
-		at := list[MaxCIDRs].at
-		p.fatal(CodeTooManyCIDRs, KeyNonMasqueradeCIDRs, at, p.scalar(at, list[MaxCIDRs].text),
-			fmt.Sprintf("the list has more than %d CIDRs", MaxCIDRs), "join neighbouring ranges into wider ones")
-		return
-	}
 	p.config.NonMasquerade = make([]netip.Prefix, 0, len(list))
 	p.config.at.elements = make([]Position, len(list))
 	for i := range list {
 		e := &list[i]
 		p.config.at.elements[i] = e.at
 		prefix, f := readCIDR(e.text)
-		if f != nil {
-			p.fatal(f.code, elementPath(i), e.at, p.scalar(e.at, e.text), quote(e.text)+" "+f.why, f.remedy)
-			continue
+		if f != nil && !p.full(Fatal) {
+			p.fatal(f.code, elementPath(i), e.at, p.scalar(e.at, e.text), say(e.text, f.why), f.remedy)
 		}
 		p.config.NonMasquerade = append(p.config.NonMasquerade, prefix)
 	}
@@ -80,7 +79,7 @@ func (p *parser) readList(list []value) {
 // checkLimit refuses more CIDRs than cidrLimit, as the upstream agent does, also
 // for the default list.
 func (p *parser) checkLimit(count int) {
-	if p.noLimit || count <= p.config.CIDRLimit || count > MaxCIDRs {
+	if p.noLimit || count <= p.config.CIDRLimit {
 		return
 	}
 	problem := overLimit(p.config, count)
@@ -101,7 +100,6 @@ func overLimit(c Config, count int) Problem {
 	if c.ListAbsent() {
 		problem.Path = KeyCIDRLimit
 		problem.Message = fmt.Sprintf("the default list, which applies, has %d CIDRs, more than cidrLimit, which is %d", count, c.CIDRLimit)
-		problem.Remedy = fmt.Sprintf("write %s: %d, or a list", KeyCIDRLimit, count)
 	}
 	at := c.At(problem.Path)
 	problem.Line, problem.Column = at.Line, at.Column
@@ -129,13 +127,16 @@ func (p *parser) readBool(key string, f *field, to *bool) {
 		case "false", "no", "n", "off", "0", "disabled":
 			remedy = "write false"
 		}
+		if v.kind == stringKind {
+			remedy += ", without quotes"
+		}
 	case listKind, mappingKind, brokenKind:
 	}
-	p.wrongType(key, v, "true or false", remedy)
+	p.wrongType(key, v, "a boolean", remedy)
 }
 
 func (p *parser) keepsDefault(key string, f *field, in string) {
-	p.suspect(CodeNullValue, key, f.at, p.scalar(f.at, f.name), "the key has no value, so "+in+" stays in force",
+	p.suspect(CodeNullValue, key, f.at, p.scalar(f.at, f.name), quote(f.name)+" has no value, so "+in+" stays in force",
 		"write "+p.pair(key, in)+", or remove the key")
 }
 
@@ -144,8 +145,7 @@ func (p *parser) readLimit(f *field) {
 	remedy := "write a whole number, such as 64"
 	switch v.kind {
 	case numberKind:
-		limit, err := strconv.Atoi(v.json)
-		if err == nil {
+		if limit, err := strconv.Atoi(v.json); err == nil {
 			p.config.CIDRLimit, p.noLimit = limit, false
 			if digits := strings.TrimLeft(v.text, "+-"); len(digits) > 1 && digits[0] == '0' && strings.IndexByte("0123456789_oO", digits[1]) >= 0 {
 				p.suspect(CodeOctalNumber, KeyCIDRLimit, v.at, p.scalar(v.at, v.text),
@@ -159,12 +159,12 @@ func (p *parser) readLimit(f *field) {
 		return
 	case stringKind:
 		if n, err := strconv.Atoi(strings.TrimSpace(v.text)); err == nil {
-			remedy = "write " + strconv.Itoa(n)
+			remedy = fmt.Sprintf("write %d, without quotes", n)
 		}
 	case boolKind, listKind, mappingKind, brokenKind:
 	}
 	p.noLimit = true
-	p.wrongType(KeyCIDRLimit, v, "a whole number", remedy)
+	p.wrongType(KeyCIDRLimit, v, "a whole number that fits", remedy)
 }
 
 func (p *parser) readResync(f *field) {
@@ -174,7 +174,7 @@ func (p *parser) readResync(f *field) {
 		d, err := time.ParseDuration(v.text)
 		if err != nil {
 			why, remedy := explainDuration(v.text)
-			p.fatal(CodeBadDuration, key, v.at, p.scalar(v.at, v.text), quote(v.text)+" "+why, p.writeText(remedy))
+			p.fatal(CodeBadDuration, key, v.at, p.scalar(v.at, v.text), say(v.text, why), p.writeText(remedy))
 			return
 		}
 		p.config.Resync = d
@@ -183,7 +183,7 @@ func (p *parser) readResync(f *field) {
 				quote(v.text)+" is below one second, so agents would rewrite the rules without a pause", p.writeText("60s"))
 		}
 	case nullKind:
-		p.fatal(CodeBadDuration, key, f.at, p.scalar(f.at, f.name), "the key has no value",
+		p.fatal(CodeBadDuration, key, f.at, p.scalar(f.at, f.name), quote(f.name)+" has no value",
 			"write "+p.pair(key, p.str("60s"))+", or remove the key")
 	case numberKind:
 		remedy := "60s"
@@ -220,6 +220,8 @@ func explainDuration(s string) (why, remedy string) {
 		return "is empty", fallback
 	}
 	var meant strings.Builder
+	next := map[string]string{"h": "m", "m": "s"} // 1h30 is 1h30m
+	last := ""
 	for rest := bare; rest != ""; {
 		end := strings.IndexFunc(rest, func(r rune) bool { return !unicode.IsDigit(r) && r != '.' })
 		if end < 0 {
@@ -234,11 +236,12 @@ func explainDuration(s string) (why, remedy string) {
 		if end < 0 {
 			end = len(rest)
 		}
-		unit, ok := durationUnits[rest[:end]]
+		unit, ok := durationUnits[cmp.Or(rest[:end], next[last])]
 		if !ok {
 			return "is not a duration", fallback
 		}
 		rest = strings.TrimLeft(rest[end:], " ")
+		last = unit.unit
 		meant.WriteString(strconv.FormatFloat(number*unit.factor, 'f', -1, 64) + unit.unit)
 	}
 	d, err := time.ParseDuration(meant.String())
@@ -253,18 +256,23 @@ func explainDuration(s string) (why, remedy string) {
 
 // wrongType reports a value that is not what a key wants.
 func (p *parser) wrongType(path string, v *value, want, remedy string) {
-	if v.kind == brokenKind {
+	message := "the value is " + v.kind.String() + ", not " + want
+	switch v.kind {
+	case boolKind, numberKind, stringKind:
+		message = quote(v.text) + " is " + v.kind.String() + ", not " + want
+	case nullKind, listKind, mappingKind:
+	case brokenKind:
 		return
 	}
-	subject := v.kind.String()
-	switch v.kind {
-	case stringKind:
-		subject = "the text " + quote(v.text)
-	case boolKind, numberKind:
-		subject = quote(v.text)
-	case nullKind, listKind, mappingKind, brokenKind:
+	p.fatal(CodeWrongType, path, v.at, p.scalar(v.at, v.text), message, remedy)
+}
+
+// say begins a sentence with the offending text.
+func say(text, why string) string {
+	if text == "" {
+		return "the value " + why
 	}
-	p.fatal(CodeWrongType, path, v.at, p.scalar(v.at, v.text), subject+" is not "+want, remedy)
+	return quote(text) + " " + why
 }
 
 // listRemedy writes the CIDRs of a text as a list, ready to paste.

@@ -25,8 +25,8 @@ func (p *parser) readYAML() (document, bool) {
 	if ignored >= 0 {
 		at := p.position(ignored)
 		p.suspect(CodeSecondDocument, "", at, p.scalar(at, ""),
-			"agents read the first YAML document only, so everything from here on is ignored",
-			"remove it, or the --- or ... before it")
+			"agents read the first YAML document only and ignore everything from "+quote(p.scalar(at, ""))+" on",
+			"remove the other documents")
 	}
 	node, err := nodes(first)
 	if err != nil && !errors.Is(err, errRest) {
@@ -55,14 +55,20 @@ func (p *parser) readYAML() (document, bool) {
 // ignoredRest reports that a document ends where a line is indented less than its
 // first key: loaders stop there.
 func (p *parser) ignoredRest(text string) {
-	number := p.culprit(text, 1, func(prefix string) bool {
-		_, err := nodes(prefix)
-		return errors.Is(err, errRest)
-	})
-	line := p.line(number)
-	bare := strings.TrimLeft(line, " \t")
-	p.suspect(CodeSecondDocument, "", Position{number, len(line) - len(bare) + 1}, clip(strings.TrimRight(bare, " \t")),
-		"the line is indented less than the first key, so agents end the configuration before it and ignore the rest",
+	var at Position
+	var bare string
+	if len(text) <= maxSearched {
+		number := p.culprit(text, 1, func(prefix string) bool {
+			_, err := nodes(prefix)
+			return errors.Is(err, errRest)
+		})
+		line := p.line(number)
+		bare = strings.TrimLeft(line, " \t")
+		at = Position{number, len(line) - len(bare) + 1}
+	}
+	p.suspect(CodeSecondDocument, "", at, clip(strings.TrimRight(bare, " \t")),
+		"agents end the configuration where a line is indented less than its first key, and ignore everything from "+
+			quote(bare)+" on",
 		"start all keys in the first column")
 }
 
@@ -167,7 +173,7 @@ func (r *yamlReader) merge(n *yaml.Node, depth int, add func(name string, at Pos
 		target := resolveAlias(s)
 		if target.Kind != yaml.MappingNode {
 			at := r.nodeAt(s)
-			r.fatal(CodeSyntax, "<<", at, r.scalar(at, ""), "only a mapping can be merged", "write the keys themselves instead of <<")
+			r.fatal(CodeSyntax, "<<", at, r.scalar(at, ""), quote(r.scalar(at, ""))+" is no mapping, so it cannot be merged", "write the keys themselves instead of <<")
 			return
 		}
 		if !r.enter(s, depth+1) {
@@ -200,7 +206,7 @@ func (r *yamlReader) enter(n *yaml.Node, depth int) bool {
 	if n.Kind == yaml.AliasNode {
 		at := r.nodeAt(n)
 		if slices.Contains(r.active, n) {
-			r.stop(CodeAliases, at, "the alias stands inside what it stands for")
+			r.stop(CodeAliases, at, quote("*"+n.Value)+" is part of what it stands for")
 			return false
 		}
 		r.active = append(r.active, n)
@@ -209,7 +215,7 @@ func (r *yamlReader) enter(n *yaml.Node, depth int) bool {
 	}
 	// The first condition is that of the upstream agent's loader.
 	if r.expanded > 100 && r.decoded > 1000 && float64(r.expanded)/float64(r.decoded) > 0.99 || r.expanded > maxExpanded {
-		r.stop(CodeAliases, r.nodeAt(n), "aliases make the text too large")
+		r.stop(CodeAliases, r.nodeAt(n), "with its aliases written out, the text is too large")
 		return false
 	}
 	return true
@@ -222,10 +228,8 @@ func (r *yamlReader) leave(n *yaml.Node) {
 }
 
 func (r *yamlReader) stop(code Code, at Position, message string) {
-	if !r.stopped {
-		r.stopped = true
-		r.fatal(code, "", at, r.scalar(at, ""), message, "write the text without it")
-	}
+	r.stopped = true
+	r.fatal(code, "", at, r.scalar(at, ""), message, "write "+KeyNonMasqueradeCIDRs+" as a plain list")
 }
 
 // key reads the key of a field.
@@ -233,14 +237,19 @@ func (r *yamlReader) key(n *yaml.Node, depth int) (name string, ok bool) {
 	v := r.value(n, depth)
 	switch v.kind {
 	case stringKind, boolKind:
-		return cmp.Or(v.json, v.text), true
+		return v.text, true
 	case numberKind:
 		if plain := strings.ReplaceAll(v.text, "_", ""); !isUint64(plain) {
 			return v.text, true
 		}
 		r.fatal(CodeSyntax, "", v.at, r.scalar(v.at, v.text), quote(v.text)+" is too large a number for a key", "write a name before the colon")
 	case nullKind, listKind, mappingKind:
-		r.fatal(CodeSyntax, "", v.at, r.scalar(v.at, v.text), v.kind.String()+" cannot be a key", "write a name before the colon")
+		text := r.scalar(v.at, v.text)
+		why, remedy := " is "+v.kind.String()+", which cannot be a key", "write a name before the colon"
+		if strings.HasPrefix(r.text[max(0, r.offset(v.at)-1):], "{{") {
+			why, remedy = " is part of a template that has not been filled in", "fill in the template first"
+		}
+		r.fatal(CodeSyntax, "", v.at, text, quote(text)+why, remedy)
 	case brokenKind:
 	}
 	return "", false
@@ -284,14 +293,14 @@ func (r *yamlReader) typed(n *yaml.Node) value {
 	if n.Style&yaml.TaggedStyle != 0 {
 		v.kind, v.json = resolveTagged(n.Tag, n.Value)
 		if v.kind == brokenKind {
-			r.badTag(v, n.Tag)
+			r.badTag(n, n.Tag)
 		}
 		return v
 	}
 	// A tag "!" alone makes quoted text plain and nothing text; v3 hides it.
 	if (quoted || n.Value == "") && r.propertyTag(n) {
 		v.kind = brokenKind
-		r.badTag(v, "!")
+		r.badTag(n, "!")
 		return v
 	}
 	if v.kind == brokenKind {
@@ -301,9 +310,9 @@ func (r *yamlReader) typed(n *yaml.Node) value {
 	return v
 }
 
-func (r *yamlReader) badTag(v value, tag string) {
-	r.fatal(CodeTag, "", v.at, r.scalar(v.at, v.text), "the tag "+quote(tag)+" is not one that this configuration can have here",
-		"remove the tag")
+func (r *yamlReader) badTag(n *yaml.Node, tag string) {
+	at := r.nodeAt(n)
+	r.fatal(CodeTag, "", at, firstWord(r.scalar(at, "")), "the tag "+quote(tag)+" does not fit "+quote(n.Value)+" here", "remove the tag")
 }
 
 // quotes are the styles of scalars that are text whatever they hold.
@@ -396,7 +405,7 @@ func (p *parser) checkIndentation() bool {
 		indentation := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
 		tab := strings.IndexByte(indentation, '\t')
 		if tab >= 0 && strings.HasPrefix(line[len(indentation):], "#") {
-			p.fatal(CodeTab, "", Position{number, tab + 1}, "\t", "a tab indents the line", "indent with blanks")
+			p.tab(Position{number, tab + 1}, strings.TrimSpace(line))
 			return false
 		}
 	}
