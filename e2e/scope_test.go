@@ -37,7 +37,7 @@ func TestConfigMapShape(t *testing.T) {
 }
 
 // TestOtherConfigMaps shows that nothing else is judged: not another name in the
-// same namespace, not the same name in another one.
+// same namespace, not the same name in another one, not requests without a name.
 func TestOtherConfigMaps(t *testing.T) {
 	g := needGuard(t)
 	k := g.cluster.kubectl()
@@ -61,4 +61,12 @@ func TestOtherConfigMaps(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a generated name", func(t *testing.T) {
+		k.must(t, "apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: ip-masq-agent-, namespace: kube-system, labels: {e2e: generated}}\n",
+			"create", "-f", "-")
+		k.must(t, "", "delete", "--raw", "/api/v1/namespaces/kube-system/configmaps?labelSelector=e2e%3Dgenerated")
+		if left := k.must(t, "", "get", "configmap", "-n", kubeSystem, "-l", "e2e=generated", "-o", "name"); left.stdout != "" {
+			t.Errorf("the collection still has %s", left.stdout)
+		}
+	})
 }
