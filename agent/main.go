@@ -31,7 +31,7 @@ const unversioned = "dev"
 // GOMAXPROCS, GOGC and GOMEMLIMIT come first. The limit is soft, and above what the
 // largest file that loads needs.
 const (
-	processors  = 2
+	processors  = 1
 	gcPercent   = 50
 	memoryLimit = 48 << 20 // bytes
 )
@@ -122,7 +122,7 @@ func chooseBackend(ctx context.Context, wanted iptables.Backend) (iptables.Backe
 	}
 	backend, why, err := iptables.Choose(ctx)
 	if err != nil {
-		return "", "", fmt.Errorf("choosing the iptables backend: %w; --iptables-backend=nft or legacy chooses by hand", err)
+		return "", "", fmt.Errorf("%w; --iptables-backend=nft or legacy chooses by hand", err)
 	}
 	return backend, why, nil
 }

@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 	// What tests leave behind is removed here, as os.Exit runs no deferred calls.
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		theBinary.remove()
-		os.Exit(code)
+		os.Exit(code) //nolint:forbidigo // goleak leaves the exit to its cleanup
 	}))
 }
 

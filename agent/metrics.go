@@ -124,10 +124,10 @@ func (m *metrics) inForce(force inForce) {
 	}
 }
 
-func (m *metrics) verified(family ruleset.Family, held bool) {
-	value := 0.0
-	if held {
-		value = 1
+func (m *metrics) verified(family ruleset.Family, err error) {
+	value := 1.0
+	if err != nil {
+		value = 0
 	}
 	m.held.WithLabelValues(label(family)).Set(value)
 }

@@ -17,13 +17,13 @@ import (
 func load(opts options, stderr io.Writer) (config.Config, error) {
 	now := read(opts.configPath)
 	if now.missing {
-		fmt.Fprintf(stderr, "agent: %s: no such file, so the defaults are in force\n", opts.configPath)
+		tell(stderr, "agent: %s: no such file, so the defaults are in force\n", opts.configPath)
 		c, _ := config.Default().For(opts.config) // flags cannot refuse the defaults
 		return c, nil
 	}
 	v := now.judge(opts.config)
 	for _, p := range v.problems {
-		fmt.Fprintf(stderr, "agent: %s: %s: %s\n", opts.configPath, p.Severity, p)
+		tell(stderr, "agent: %s: %s: %s\n", opts.configPath, p.Severity, p)
 	}
 	if n := count(v.problems, config.Fatal); n > 0 {
 		return config.Config{}, fmt.Errorf("%s is refused: %d fatal problem(s); the kernel is untouched", opts.configPath, n)
@@ -45,9 +45,14 @@ func once(ctx context.Context, opts options, kernel kernel, stdout, stderr io.Wr
 			errs = append(errs, fmt.Errorf("applying %s rules: %w", family, err))
 			continue
 		}
-		fmt.Fprintf(stdout, "%s: chain %s holds %d rules; %s\n", family, rules.Chain, len(rules.Rules), written(drift))
+		tell(stdout, "%s: chain %s holds %d rules; %s\n", family, rules.Chain, len(rules.Rules), written(drift))
 	}
 	return errors.Join(errs...)
+}
+
+// tell prints what is of use, but not worth to fail for where nobody listens.
+func tell(w io.Writer, format string, values ...any) {
+	_, _ = fmt.Fprintf(w, format, values...)
 }
 
 func applyOnce(ctx context.Context, kernel kernel, rules ruleset.Ruleset) ([]iptables.Drift, error) {

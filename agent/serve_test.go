@@ -28,13 +28,16 @@ func TestReady(t *testing.T) {
 	}{
 		{"before the first pass", status{due: noon}, nil, 503, "[-] rules: not applied yet\n[+] file: ok\n"},
 		{
-			"verified", status{passed: noon, due: noon.Add(time.Minute), inForce: fromSource}, nil, 200,
+			"verified",
+			status{passed: noon, due: noon.Add(time.Minute), inForce: fromSource},
+			nil, 200,
 			"[+] rules: ok\n[+] file: ok\nin force: file, sha256 0123abcd; last pass: 2026-01-02T12:00:00Z\n",
 		},
 		{
 			"one family failed",
 			status{passed: noon, due: noon, inForce: fromSource, failures: []string{"applying IPv6 rules: no such table"}},
-			[]string{"file"}, 503,
+			[]string{"file"},
+			503,
 			"[-] rules: applying IPv6 rules: no such table\n[+] file: ok\n" +
 				"in force: file, sha256 0123abcd; last pass: 2026-01-02T12:00:00Z\n",
 		},
@@ -51,12 +54,15 @@ func TestReady(t *testing.T) {
 		{
 			"file refused, which does not count",
 			status{passed: noon, due: noon, inForce: inForceName{origin: fromDefaults}, refusals: []string{"line 3: bad"}},
-			[]string{"file"}, 200,
+			[]string{"file"},
+			200,
 			"[+] rules: ok\n[ ] file (excluded): refused: line 3: bad\n" +
 				"in force: defaults; last pass: 2026-01-02T12:00:00Z\n",
 		},
 		{
-			"stuck", status{passed: noon.Add(-time.Hour), due: noon.Add(-2 * time.Minute), inForce: fromSource}, nil, 503,
+			"stuck",
+			status{passed: noon.Add(-time.Hour), due: noon.Add(-2 * time.Minute), inForce: fromSource},
+			nil, 503,
 			"[-] rules: a pass is overdue by 2m0s\n[+] file: ok\n" +
 				"in force: file, sha256 0123abcd; last pass: 2026-01-02T11:00:00Z\n",
 		},
@@ -153,8 +159,8 @@ func TestMetricsTellTheTruth(t *testing.T) {
 	)...)
 
 	w.holds(t, badText)
-	w.kernel.held[ruleset.IPv4] = nil
-	w.kernel.refuse[ruleset.IPv6] = errors.New("locked")
+	w.kernel.flush()
+	w.kernel.refuses(ruleset.IPv6, "locked")
 	w.syncer.pass(t.Context())
 	w.syncer.pass(t.Context())
 	drift := append([]string{`drift_total{family="ipv4",kind="chain-changed"} 1`}, noDrift[1:]...)
@@ -193,25 +199,9 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, address, _ := strings.Cut(strings.TrimSpace(log.String()), "address=")
-	if _, err := serve(t.Context(), address, w.syncer, logger); err == nil ||
+	if _, err = serve(t.Context(), address, w.syncer, logger); err == nil ||
 		!strings.HasSuffix(err.Error(), "address already in use; --metrics-bind-address chooses another address, 0 none") {
 		t.Errorf("serving twice at %s: %v", address, err)
-	}
-	code := func(method, path string) int {
-		t.Helper()
-		request, err := http.NewRequestWithContext(t.Context(), method, "http://"+address+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		answer, err := http.DefaultTransport.RoundTrip(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = io.Copy(io.Discard, answer.Body)
-		if err := errors.Join(err, answer.Body.Close()); err != nil {
-			t.Fatal(err)
-		}
-		return answer.StatusCode
 	}
 	for _, test := range []struct {
 		method, path string
@@ -224,7 +214,7 @@ func TestServe(t *testing.T) {
 		{"GET", "/", 404},
 		{"GET", "/debug/pprof/", 404},
 	} {
-		if got := code(test.method, test.path); got != test.code {
+		if got := statusOf(t, test.method, "http://"+address+test.path); got != test.code {
 			t.Errorf("%s %s: code %d, want %d", test.method, test.path, got, test.code)
 		}
 	}
@@ -235,6 +225,17 @@ func TestServe(t *testing.T) {
 		t.Fatalf("the address is not free after the end: %v", err)
 	}
 	stop()
+}
+
+func statusOf(t *testing.T, method, url string) int {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	must(t, err)
+	answer, err := http.DefaultTransport.RoundTrip(request)
+	must(t, err)
+	_, err = io.Copy(io.Discard, answer.Body)
+	must(t, errors.Join(err, answer.Body.Close()))
+	return answer.StatusCode
 }
 
 // TestDaemonLeavesNothingRunning: goleak looks after the test binary.

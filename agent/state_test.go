@@ -22,18 +22,16 @@ func TestStoreKeeps(t *testing.T) {
 	if _, err := s.load(); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("loading nothing: %v, want %v", err, fs.ErrNotExist)
 	}
-	if err := s.save([]byte(savedText)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.save([]byte(savedText)))
 	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if string(content) != saved {
 		t.Errorf("state file %q, want %q", content, saved)
 	}
-	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
-		t.Errorf("state file has mode %v (%v), want 0600", info.Mode(), err)
+	info, err := os.Stat(path)
+	must(t, err)
+	if info.Mode() != 0o600 {
+		t.Errorf("state file has mode %v, want 0600", info.Mode())
 	}
 	text, err := (&store{dir: dir}).load()
 	if err != nil || string(text) != savedText {
@@ -41,27 +39,19 @@ func TestStoreKeeps(t *testing.T) {
 	}
 
 	// What is kept is not written again, and an empty text is a text.
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.save([]byte(savedText)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+	must(t, os.Remove(path))
+	must(t, s.save([]byte(savedText)))
+	if _, err = os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the same text was written again")
 	}
-	if err := s.save(nil); err != nil {
-		t.Fatal(err)
-	}
-	if text, err := (&store{dir: dir}).load(); err != nil || len(text) != 0 {
+	must(t, s.save(nil))
+	if text, err = (&store{dir: dir}).load(); err != nil || len(text) != 0 {
 		t.Errorf("loaded %q, %v; want an empty text", text, err)
 	}
 
 	for range 2 {
-		if err := s.clear(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.load(); !errors.Is(err, fs.ErrNotExist) {
+		must(t, s.clear())
+		if _, err = s.load(); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("loading after clear: %v, want %v", err, fs.ErrNotExist)
 		}
 	}

@@ -245,7 +245,7 @@ func (s *syncer) applyFamily(ctx context.Context, f *family) error {
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
 	drift, err := s.kernel.Apply(ctx, f.want)
-	s.metrics.verified(f.version, err == nil)
+	s.metrics.verified(f.version, err)
 	if err != nil {
 		err = fmt.Errorf("applying %s rules: %w", name, err)
 		if f.failure != err.Error() {

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +26,7 @@ import (
 
 // recorder is a nat table that says what was done to it.
 type recorder struct {
+	mutex    sync.Mutex
 	held     map[ruleset.Family][]string
 	refuse   map[ruleset.Family]error
 	attempts int
@@ -32,6 +34,8 @@ type recorder struct {
 }
 
 func (r *recorder) Apply(_ context.Context, want ruleset.Ruleset) ([]iptables.Drift, error) {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
 	r.attempts++
 	if err := r.refuse[want.Family]; err != nil {
 		return nil, err
@@ -48,6 +52,26 @@ func (r *recorder) Apply(_ context.Context, want ruleset.Ruleset) ([]iptables.Dr
 	return []iptables.Drift{iptables.ChainChanged}, nil
 }
 
+// flush empties every chain.
+func (r *recorder) flush() {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	for family := range r.held {
+		r.held[family] = nil
+	}
+}
+
+// refuses makes the kernel refuse the rules of a family, or take them again for
+// want of a reason.
+func (r *recorder) refuses(family ruleset.Family, reason string) {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	delete(r.refuse, family)
+	if reason != "" {
+		r.refuse[family] = errors.New(reason)
+	}
+}
+
 func spared(rules []string) string {
 	var destinations []string
 	for _, rule := range rules {
@@ -58,13 +82,39 @@ func spared(rules []string) string {
 	return strings.Join(destinations, " ")
 }
 
+// logBuffer is a log that can be read while it is written.
+type logBuffer struct {
+	mutex sync.Mutex
+	text  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	return l.text.String()
+}
+
+// take returns what was written since it was last called.
+func (l *logBuffer) take() string {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	defer l.text.Reset()
+	return l.text.String()
+}
+
 // world is an agent without a real kernel, on a real file.
 type world struct {
 	file    string
 	kernel  *recorder
 	syncer  *syncer
 	changes chan struct{}
-	log     bytes.Buffer
+	log     logBuffer
 }
 
 func newWorld(t *testing.T, opts options) *world {
@@ -108,9 +158,18 @@ func (w *world) notify() {
 
 // wrote returns what was written since it was last asked.
 func (w *world) wrote() []string {
+	w.kernel.mutex.Lock()
+	defer w.kernel.mutex.Unlock()
 	writes := w.kernel.writes
 	w.kernel.writes = nil
 	return writes
+}
+
+// attempts is how often the kernel was asked.
+func (w *world) attempts() int {
+	w.kernel.mutex.Lock()
+	defer w.kernel.mutex.Unlock()
+	return w.kernel.attempts
 }
 
 // logged returns what was logged since it was last asked, each line its message and
@@ -118,9 +177,9 @@ func (w *world) wrote() []string {
 func (w *world) logged(t *testing.T) []string {
 	t.Helper()
 	var lines []string
-	for line := range bytes.Lines(w.log.Bytes()) {
+	for line := range strings.Lines(w.log.take()) {
 		var entry map[string]any
-		if err := json.Unmarshal(line, &entry); err != nil {
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			t.Fatal(err)
 		}
 		text := fmt.Sprint(entry["msg"])
@@ -131,7 +190,6 @@ func (w *world) logged(t *testing.T) []string {
 		}
 		lines = append(lines, text)
 	}
-	w.log.Reset()
 	return lines
 }
 
@@ -166,17 +224,12 @@ func holds(text string) func(*testing.T, *world) {
 
 func vanishes(t *testing.T, w *world) { t.Helper(); w.vanishes(t) }
 
-func flushes(_ *testing.T, w *world) { w.kernel.held[ruleset.IPv4] = nil }
+func flushes(_ *testing.T, w *world) { w.kernel.flush() }
 
 func rests(*testing.T, *world) {}
 
 func refuses(reason string) func(*testing.T, *world) {
-	return func(_ *testing.T, w *world) {
-		w.kernel.refuse = map[ruleset.Family]error{}
-		if reason != "" {
-			w.kernel.refuse[ruleset.IPv4] = errors.New(reason)
-		}
-	}
+	return func(_ *testing.T, w *world) { w.kernel.refuses(ruleset.IPv4, reason) }
 }
 
 func all(events ...func(*testing.T, *world)) func(*testing.T, *world) {
@@ -295,7 +348,7 @@ func runSteps(t *testing.T, w *world, steps []step) {
 func TestRetriesSlowDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, options{})
-		w.kernel.refuse[ruleset.IPv4] = errors.New("locked")
+		w.kernel.refuses(ruleset.IPv4, "locked")
 		started := time.Now()
 		ctx, cancel := context.WithCancel(t.Context())
 		go w.syncer.run(ctx, w.changes)
@@ -303,8 +356,8 @@ func TestRetriesSlowDown(t *testing.T) {
 		var at []time.Duration
 		for seen := 0; len(at) < 9; time.Sleep(100 * time.Millisecond) {
 			synctest.Wait()
-			if w.kernel.attempts != seen {
-				seen = w.kernel.attempts
+			if now := w.attempts(); now != seen {
+				seen = now
 				at = append(at, time.Since(started).Truncate(100*time.Millisecond))
 			}
 		}
@@ -345,7 +398,7 @@ func TestChangesComeInBursts(t *testing.T) {
 				time.Sleep(time.Second)
 				cancel()
 				synctest.Wait()
-				if got := w.kernel.attempts - 1; got != test.attempts {
+				if got := w.attempts() - 1; got != test.attempts {
 					t.Errorf("%d passes, want %d", got, test.attempts)
 				}
 			})
@@ -373,7 +426,7 @@ func TestOneFamilyFails(t *testing.T) {
 				opts := options{}
 				opts.config.IPv6 = true
 				w := newWorld(t, opts)
-				w.kernel.refuse[test.refuses] = errors.New("no such table")
+				w.kernel.refuses(test.refuses, "no such table")
 				runSteps(t, w, []step{{holds(text), soon, test.writes, test.logs}})
 				if got := len(w.syncer.status.Load().failures); got != 1 {
 					t.Errorf("%d failures in the status, want 1", got)
@@ -413,7 +466,8 @@ func TestFirstStartWithBadFile(t *testing.T) {
 			},
 		},
 		{
-			"state of another program", "nonMasqueradeCIDRs: [10.1.0.0/16]\n", []string{byDefault},
+			"state of another program", "nonMasqueradeCIDRs: [10.1.0.0/16]\n",
+			[]string{byDefault},
 			[]string{
 				ignored + " error=loading the last valid configuration: STATE is corrupt: it does not begin with " +
 					`"ip-masq-guard last valid configuration, version 1, sha256 "`,
@@ -441,7 +495,8 @@ func TestFirstStartWithBadFile(t *testing.T) {
 				})
 				next := newWorld(t, options{stateDir: opts.stateDir})
 				runSteps(t, next, []step{{
-					holds(badText), soon, []string{other},
+					holds(badText), soon,
+					[]string{other},
 					[]string{refusal + "last-valid", problem, "configuration applied source=last-valid"},
 				}})
 			})
@@ -524,7 +579,7 @@ func TestRandomWalk(t *testing.T) {
 					w.vanishes(t)
 					walk = append(walk, "(missing)")
 				case len(texts) + 1:
-					w.kernel.held = map[ruleset.Family][]string{}
+					w.kernel.flush()
 					walk = append(walk, "(flushed)")
 				case len(texts) + 2:
 					refuses([]string{"", "locked"}[random.IntN(2)])(t, w)

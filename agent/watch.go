@@ -69,7 +69,8 @@ func (w *watcher) run(ctx context.Context) {
 				w.unwatch()
 				w.watch(ctx)
 			}
-		case <-failures: // the queue overflowed: events are lost
+		case err := <-failures: // the queue overflowed: events are lost
+			w.log.DebugContext(ctx, "notifications lost", "error", err)
 			w.look()
 			w.changed()
 		case <-poll.C:
