@@ -12,7 +12,7 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
-const namespace = "ipmasq_agent"
+const namespace = "ip_masq_guard_agent"
 
 // metrics are what the agent tells Prometheus. The syncer sets them; scrapes may
 // come at any time.

@@ -252,7 +252,7 @@ func TestDaemonHoldsTheFile(t *testing.T) {
 			if code, body := a.get(t, "/readyz?exclude=file"); code != http.StatusOK || !strings.Contains(body, "refused") {
 				t.Errorf("/readyz?exclude=file with a bad file: code %d, %s", code, body)
 			}
-			if _, body := a.get(t, "/metrics"); !strings.Contains(body, "\nipmasq_agent_config_file_refused 1\n") {
+			if _, body := a.get(t, "/metrics"); !strings.Contains(body, "\nip_masq_guard_agent_config_file_refused 1\n") {
 				t.Errorf("/metrics do not tell that the file is refused:\n%s", body)
 			}
 			b.iptables(t, "-F", "IP-MASQ-AGENT")
@@ -286,7 +286,7 @@ func TestDaemonHoldsTheFile(t *testing.T) {
 func driftCount(t *testing.T, a *agentProcess, kind string) int {
 	t.Helper()
 	_, body := a.get(t, "/metrics")
-	match := regexp.MustCompile(`(?m)^ipmasq_agent_drift_total\{family="ipv4",kind="` + kind + `"\} (\d+)$`).FindStringSubmatch(body)
+	match := regexp.MustCompile(`(?m)^ip_masq_guard_agent_drift_total\{family="ipv4",kind="` + kind + `"\} (\d+)$`).FindStringSubmatch(body)
 	if match == nil {
 		t.Fatalf("no drift_total of %s in:\n%s", kind, body)
 	}
@@ -329,7 +329,7 @@ func TestRestartWritesNothing(t *testing.T) {
 			a = startAgent(t, b.host, flags...)
 			eventually(t, "three passes", func() string {
 				_, body := a.get(t, "/metrics")
-				if regexp.MustCompile(`ipmasq_agent_sync_seconds_count\{result="success"\} [3-9]`).MatchString(body) {
+				if regexp.MustCompile(`ip_masq_guard_agent_sync_seconds_count\{result="success"\} [3-9]`).MatchString(body) {
 					return ""
 				}
 				return body

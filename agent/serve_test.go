@@ -97,12 +97,12 @@ func metricLines(t *testing.T, w *world) []string {
 	var lines []string
 	for line := range strings.Lines(body) {
 		line = strings.TrimSpace(line)
-		if !strings.HasPrefix(line, "ipmasq_agent_") || strings.Contains(line, "_bucket{") || strings.Contains(line, "_sum{") ||
-			strings.Contains(line, "_created") || strings.HasPrefix(line, "ipmasq_agent_build_info{") ||
-			strings.HasPrefix(line, "ipmasq_agent_last_success_timestamp_seconds") {
+		if !strings.HasPrefix(line, "ip_masq_guard_agent_") || strings.Contains(line, "_bucket{") || strings.Contains(line, "_sum{") ||
+			strings.Contains(line, "_created") || strings.HasPrefix(line, "ip_masq_guard_agent_build_info{") ||
+			strings.HasPrefix(line, "ip_masq_guard_agent_last_success_timestamp_seconds") {
 			continue
 		}
-		lines = append(lines, strings.TrimPrefix(line, "ipmasq_agent_"))
+		lines = append(lines, strings.TrimPrefix(line, "ip_masq_guard_agent_"))
 	}
 	return lines
 }

@@ -34,14 +34,14 @@ func FuzzParse(f *testing.F) {
 		}
 		c, problems := config.Parse(text)
 		checkProblems(t, string(text), problems)
-		fatal := slices.IndexFunc(problems, func(p config.Problem) bool { return p.Severity == config.Fatal })
+		fatal := isFatal(problems)
 		want, err := upstreamParse(text)
 		switch {
-		case err != nil && fatal < 0:
+		case err != nil && !fatal:
 			t.Fatalf("accepted, but upstream refuses: %v\nproblems: %v", err, problems)
 		case err != nil:
 			return
-		case fatal >= 0:
+		case fatal:
 			if !slices.ContainsFunc(problems, func(p config.Problem) bool { return slices.Contains(stricter, p.Code) }) &&
 				!ignoresRest(text) {
 				t.Fatalf("refused with %v, but upstream accepts: %v", problems, want)

@@ -205,6 +205,14 @@ func pathOf(name string) string {
 	return name
 }
 
+// canonicalPath is the path of a key, whatever its case.
+func canonicalPath(name string) string {
+	if key, known := knownKey(name); known {
+		return keys[key]
+	}
+	return pathOf(name)
+}
+
 func (p *parser) duplicate(path, name string, loser, winner Position) {
 	if p.full(Suspicious) {
 		return

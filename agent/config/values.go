@@ -21,14 +21,12 @@ func (p *parser) isList(v *value) bool {
 				fmt.Sprintf("the list has more than %d CIDRs", MaxCIDRs), "join neighbouring ranges into wider ones")
 			return false
 		}
-		ok := true
 		for i := range v.list { // types count even in a list that is overridden
 			if e := &v.list[i]; e.kind != stringKind {
-				ok = false
 				p.badElement(i, e)
 			}
 		}
-		return ok
+		return true
 	case brokenKind:
 		return false
 	case mappingKind:
@@ -61,13 +59,16 @@ func (p *parser) badElement(i int, e *value) {
 	}
 }
 
-// readList reads the list that is in force. Its types have been checked.
+// readList reads the list that is in force; isList has looked at the types.
 func (p *parser) readList(list []value) {
 	p.config.NonMasquerade = make([]netip.Prefix, 0, len(list))
 	p.config.at.elements = make([]Position, len(list))
 	for i := range list {
 		e := &list[i]
 		p.config.at.elements[i] = e.at
+		if e.kind != stringKind {
+			continue
+		}
 		prefix, f := readCIDR(e.text)
 		if f != nil && !p.full(Fatal) {
 			p.fatal(f.code, elementPath(i), e.at, p.scalar(e.at, e.text), say(e.text, f.why), f.remedy)
@@ -96,6 +97,9 @@ func overLimit(c Config, count int) Problem {
 		Path:    KeyNonMasqueradeCIDRs,
 		Message: fmt.Sprintf("the list has %d CIDRs, more than cidrLimit, which is %d", count, c.CIDRLimit),
 		Remedy:  fmt.Sprintf("write %s: %d, or join neighbouring ranges into wider ones", KeyCIDRLimit, count),
+	}
+	if limit := Default().CIDRLimit; count <= limit {
+		problem.Remedy = fmt.Sprintf("remove %s, which is %d then", KeyCIDRLimit, limit)
 	}
 	if c.ListAbsent() {
 		problem.Path = KeyCIDRLimit
@@ -154,6 +158,13 @@ func (p *parser) readLimit(f *field) {
 			}
 			return
 		}
+		p.noLimit = true
+		why := "is not a whole number"
+		if isDigits(strings.TrimPrefix(v.json, "-")) {
+			why = "is too large a number"
+		}
+		p.fatal(CodeWrongType, KeyCIDRLimit, v.at, p.scalar(v.at, v.text), quote(v.text)+" "+why, remedy)
+		return
 	case nullKind:
 		p.keepsDefault(KeyCIDRLimit, f, strconv.Itoa(p.config.CIDRLimit))
 		return
@@ -164,7 +175,11 @@ func (p *parser) readLimit(f *field) {
 	case boolKind, listKind, mappingKind, brokenKind:
 	}
 	p.noLimit = true
-	p.wrongType(KeyCIDRLimit, v, "a whole number that fits", remedy)
+	p.wrongType(KeyCIDRLimit, v, "a whole number", remedy)
+}
+
+func isDigits(s string) bool {
+	return strings.Trim(s, "0123456789") == ""
 }
 
 func (p *parser) readResync(f *field) {

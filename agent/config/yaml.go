@@ -107,6 +107,7 @@ type yamlReader struct {
 	active   []*yaml.Node // the aliases that are being followed
 	decoded  int          // nodes, each time they are met
 	expanded int          // of these, those met through an alias
+	path     string       // of the field that is being read
 	stopped  bool         // a Problem was reported that makes going on pointless
 }
 
@@ -127,11 +128,7 @@ func (r *yamlReader) fields(root *yaml.Node) []field {
 			fields = append(fields, field{name, at, v})
 			return
 		}
-		path := pathOf(name)
-		if key, known := knownKey(name); known {
-			path = keys[key]
-		}
-		r.duplicate(path, name, fields[i].at, at)
+		r.duplicate(canonicalPath(name), name, fields[i].at, at)
 		fields[i] = field{name, at, v}
 	})
 	slices.SortStableFunc(fields, func(a, b field) int { return cmp.Compare(a.name, b.name) })
@@ -146,7 +143,13 @@ func (r *yamlReader) mapping(n *yaml.Node, depth int, add func(name string, at P
 			r.merge(content, depth, add)
 			continue
 		}
+		if depth == 0 {
+			r.path = ""
+		}
 		name, ok := r.key(key, depth+1)
+		if depth == 0 {
+			r.path = canonicalPath(name)
+		}
 		v := r.value(content, depth+1)
 		if ok && !r.stopped {
 			add(name, r.start(resolveAlias(key)), v)
@@ -229,7 +232,7 @@ func (r *yamlReader) leave(n *yaml.Node) {
 
 func (r *yamlReader) stop(code Code, at Position, message string) {
 	r.stopped = true
-	r.fatal(code, "", at, r.scalar(at, ""), message, "write "+KeyNonMasqueradeCIDRs+" as a plain list")
+	r.fatal(code, r.path, at, r.scalar(at, ""), message, "write "+KeyNonMasqueradeCIDRs+" as a plain list")
 }
 
 // key reads the key of a field.
@@ -277,7 +280,11 @@ func (r *yamlReader) value(n *yaml.Node, depth int) value {
 		return v
 	case yaml.MappingNode:
 		v := value{kind: mappingKind, at: r.start(target)}
+		before := len(r.problems)
 		r.mapping(target, depth, func(name string, _ Position, _ value) { v.keys = append(v.keys, name) })
+		if len(r.problems) > before {
+			v.kind = brokenKind
+		}
 		return v
 	case yaml.ScalarNode:
 		return r.typed(target)
@@ -304,7 +311,7 @@ func (r *yamlReader) typed(n *yaml.Node) value {
 		return v
 	}
 	if v.kind == brokenKind {
-		r.fatal(CodeNotFinite, "", v.at, r.scalar(v.at, v.text), quote(v.text)+" is no number that JSON can express",
+		r.fatal(CodeNotFinite, r.path, v.at, r.scalar(v.at, v.text), quote(v.text)+" is no number that JSON can express",
 			"write a number, or put it in quotes")
 	}
 	return v
@@ -312,7 +319,7 @@ func (r *yamlReader) typed(n *yaml.Node) value {
 
 func (r *yamlReader) badTag(n *yaml.Node, tag string) {
 	at := r.nodeAt(n)
-	r.fatal(CodeTag, "", at, firstWord(r.scalar(at, "")), "the tag "+quote(tag)+" does not fit "+quote(n.Value)+" here", "remove the tag")
+	r.fatal(CodeTag, r.path, at, firstWord(r.scalar(at, "")), "the tag "+quote(tag)+" does not fit "+quote(n.Value)+" here", "remove the tag")
 }
 
 // quotes are the styles of scalars that are text whatever they hold.
