@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/rego"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
@@ -35,10 +33,11 @@ type Engine struct {
 	params   Params
 	revision string
 	entries  []entry
-	all      rego.PreparedEvalQuery   // the sets of every entry, in their order
-	each     []rego.PreparedEvalQuery // the set of one entry
-	input    ast.Value                // input.params
-	read     map[string]bool
+	all      query           // the sets of every entry, in their order
+	each     []query         // the set of one entry
+	input    ast.Value       // input.params
+	reads    map[string]bool // parts of the input that custom rules read
+	defaults text            // what agents have without a text
 	texts    textCache
 	watchdog watchdog
 }
@@ -81,7 +80,7 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{params: params, read: partsRead(custom), watchdog: newWatchdog()}
+	e := &Engine{params: params, reads: partsRead(custom), watchdog: newWatchdog(), defaults: textOf(config.Default(), params.Agent)}
 	entries, err := builtinEntries(builtin, params)
 	if err != nil {
 		return nil, err
@@ -110,23 +109,14 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	queries := make([]string, len(e.entries))
 	for i, entry := range e.entries {
 		queries[i] = entry.query
-		one, err := prepare(ctx, compiler, "result := "+entry.query)
+		one, err := prepare(ctx, compiler, entry.query)
 		if err != nil {
 			return nil, err
 		}
 		e.each = append(e.each, one)
 	}
-	e.all, err = prepare(ctx, compiler, "result := ["+strings.Join(queries, ", ")+"]")
+	e.all, err = prepare(ctx, compiler, "["+strings.Join(queries, ", ")+"]")
 	return e, err
-}
-
-func prepare(ctx context.Context, compiler *ast.Compiler, query string) (rego.PreparedEvalQuery, error) {
-	return rego.New(
-		rego.Compiler(compiler),
-		rego.Query(query),
-		rego.Capabilities(capabilities()),
-		rego.GenerateJSON(func(term *ast.Term, _ *rego.EvalContext) (any, error) { return term.Value, nil }),
-	).PrepareForEval(ctx)
 }
 
 // checkRules tells of Params made without ParseParams what that would refuse.
@@ -201,14 +191,14 @@ func (e *Engine) Decide(ctx context.Context, req Request, cluster *Cluster) (dec
 	}
 	defer func() {
 		if cause := recover(); cause != nil {
-			decision.Findings = append(decision.Findings, undecided(fmt.Sprintf("it panicked: %v", cause)))
+			decision.Findings = append(decision.Findings, undecided(fmt.Errorf("it panicked: %v", cause)))
 			decision.Allowed = false
 		}
 	}()
 	if cluster == nil {
 		cluster = NewCluster(nil, nil, nil)
 	}
-	newText, oldText := e.textOf(req.Object), e.textOf(req.Old)
+	newText, oldText := e.read(req.Object), e.read(req.Old)
 	decision.Problems = newText.problems
 	decision.Findings, decision.Effect = e.judge(ctx, req, newText, oldText, cluster)
 	decision.Allowed = !slices.ContainsFunc(decision.Findings, func(f Finding) bool { return f.Action != Warn })
@@ -221,22 +211,24 @@ func newID() string {
 	return hex.EncodeToString(id[:])
 }
 
-func undecided(why string) Finding {
+func undecided(cause error) Finding {
 	return Finding{
 		Rule: ruleEngine, Action: Deny, Failed: true, Docs: docsOf(ruleEngine),
-		Message: "the write could not be judged: " + why,
+		Message: "the write could not be judged: " + cause.Error(),
 		Hint:    "try again; if it stays, tell those who run the webhook",
 	}
 }
 
 // judge is the decision on texts that are parsed.
 func (e *Engine) judge(ctx context.Context, req Request, newText, oldText text, cluster *Cluster) ([]Finding, Effect) {
-	d := &document{request: req, new: newText, old: oldText, cluster: cluster, params: e.input, read: e.read}
+	// Whole seconds, as the schema says; and in UTC, since weekdays depend on the place.
+	req.Time = req.Time.UTC().Truncate(time.Second)
+	d := &document{request: req, new: newText, old: oldText, cluster: cluster, params: e.input, read: e.reads}
 	d.facts = nothingKnown()
 	if newText.loads {
-		d.facts = factsOf(newText.config, e.params.Agent, cluster)
+		d.facts = factsOf(newText.config, newText.layout, e.params.Agent, cluster)
 	}
-	d.facts.effect = e.effect(req, newText, oldText)
+	d.facts.effect = e.effect(newText, oldText)
 	findings := loadFindings(newText)
 	findings = append(findings, e.ask(ctx, d)...)
 	findings = withoutEchoes(findings)
@@ -246,28 +238,18 @@ func (e *Engine) judge(ctx context.Context, req Request, newText, oldText text, 
 
 // effect compares the text before with the text after the write; without a text
 // agents have their defaults.
-func (e *Engine) effect(req Request, newText, oldText text) Effect {
-	before, ok := e.inForce(oldText)
-	after, okAfter := before, ok
-	if req.Object == nil || req.Old == nil || newText.bytes != oldText.bytes {
-		after, okAfter = e.inForce(newText)
+func (e *Engine) effect(after, before text) Effect {
+	if after.absent {
+		after = e.defaults
 	}
-	if !ok || !okAfter {
+	if before.absent {
+		before = e.defaults
+	}
+	if !after.loads || !before.loads || slices.ContainsFunc(after.problems, isFatal) ||
+		slices.ContainsFunc(before.problems, isFatal) {
 		return Effect{}
 	}
-	return effectOf(
-		spared(sortPrefixes(before.NonMasquerade), before, e.params.Agent),
-		spared(sortPrefixes(after.NonMasquerade), after, e.params.Agent),
-	)
-}
-
-// inForce is what agents make of a text, or of none.
-func (e *Engine) inForce(t text) (config.Config, bool) {
-	if t.absent {
-		c, problems := config.Default().For(e.params.Agent)
-		return c, !slices.ContainsFunc(problems, isFatal)
-	}
-	return t.config, t.loads && !slices.ContainsFunc(t.problems, isFatal)
+	return effectOf(before.layout.spared, after.layout.spared)
 }
 
 func isFatal(p config.Problem) bool { return p.Severity == config.Fatal }
@@ -279,89 +261,57 @@ func nothingKnown() facts {
 	return facts{node: known, pod: known, service: known}
 }
 
-// text is the configuration in one ConfigMap.
-type text struct {
-	absent   bool   // there is none
-	bytes    string // as it stands there
-	binary   bool   // in binaryData
-	loads    bool   // config holds what agents make of it, but for their flags
-	config   config.Config
-	problems []config.Problem
-}
-
-// textOf reads the configuration of a ConfigMap. Agents mount binaryData as they
-// do data, so that is judged as well.
-func (e *Engine) textOf(object *corev1.ConfigMap) text {
-	if object == nil {
-		return text{absent: true}
-	}
-	if value, ok := object.Data[ConfigKey]; ok {
-		return e.texts.parse(value, e.params.Agent)
-	}
-	if value, ok := object.BinaryData[ConfigKey]; ok {
-		t := e.texts.parse(string(value), e.params.Agent)
-		t.binary = true
-		return t
-	}
-	return text{absent: true}
-}
-
-// parseText is the one place where bytes become a configuration.
-func parseText(value string, agent config.Options) text {
-	t := text{bytes: value}
-	parsed, problems := config.Parse([]byte(value))
-	t.problems = problems
-	if slices.ContainsFunc(problems, isFatal) {
-		return t
-	}
-	t.loads = true
-	t.config = parsed
-	flagged, more := parsed.For(agent)
-	t.problems = append(slices.Clip(problems), more...)
-	if !slices.ContainsFunc(more, isFatal) {
-		t.config = flagged
-	}
-	return t
-}
-
 // ask evaluates the rules: all of them at once, or when one of them fails one by
 // one, so that a broken rule neither silences nor blocks the others.
 func (e *Engine) ask(ctx context.Context, d *document) []Finding {
 	if len(e.entries) == 0 {
 		return nil
 	}
-	value, errs, err := e.watchdog.evaluate(ctx, &e.all, d.value(), fastLimit)
-	if err == nil && len(errs) == 0 {
-		if sets, ok := value.(*ast.Array); ok && sets.Len() == len(e.entries) {
-			var findings []Finding
-			for i := range e.entries {
-				findings = append(findings, e.entries[i].findings(sets.Elem(i).Value, d)...)
-			}
-			return findings
+	value, _, err := e.watchdog.evaluate(ctx, evaluation{
+		query: &e.all, input: d.value(), now: d.request.Time, limit: fastLimit, strict: true,
+	})
+	switch sets, ok := value.(*ast.Array); {
+	case err == nil && ok && sets.Len() == len(e.entries):
+		var findings []Finding
+		for i := range e.entries {
+			findings = append(findings, e.entries[i].findings(sets.Elem(i).Value, d)...)
 		}
+		return findings
+	case errors.Is(err, errBusy) || ctx.Err() != nil:
+		return []Finding{undecided(err)}
+	default:
+		return e.askEach(ctx, d)
 	}
-	if errors.Is(err, errBusy) {
-		return []Finding{undecided(err.Error())}
-	}
+}
+
+// askEach evaluates the rules one by one.
+func (e *Engine) askEach(ctx context.Context, d *document) []Finding {
 	var findings []Finding
 	deadline := time.Now().Add(slowLimit)
 	for i := range e.entries {
-		left := min(entryLimit, time.Until(deadline))
-		if left <= 0 {
-			findings = append(findings, e.entries[i].failed("other rules used up the time, so it was not asked"))
+		entry := &e.entries[i]
+		limit := min(entryLimit, time.Until(deadline))
+		if limit <= 0 {
+			findings = append(findings, entry.failed("other rules used up the time, so it was not asked"))
 			continue
 		}
-		value, errs, err := e.watchdog.evaluate(ctx, &e.each[i], d.value(), left)
+		value, errs, err := e.watchdog.evaluate(ctx, evaluation{
+			query: &e.each[i], input: d.value(), now: d.request.Time, limit: limit,
+		})
 		switch {
 		case err != nil:
-			findings = append(findings, e.entries[i].failed(err.Error()))
+			findings = append(findings, entry.failed(err.Error()))
 		case value == nil:
-			findings = append(findings, e.entries[i].failed("it is undefined"))
+			findings = append(findings, entry.failed("it is undefined"))
 		default:
-			findings = append(findings, e.entries[i].findings(value, d)...)
+			findings = append(findings, entry.findings(value, d)...)
 		}
-		for _, one := range errs {
-			findings = append(findings, e.entries[i].failed(one.Error()))
+		if len(errs) > 0 {
+			why := errs[0].Error()
+			if len(errs) > 1 {
+				why += fmt.Sprintf(" (and %d more errors)", len(errs)-1)
+			}
+			findings = append(findings, entry.failed(why))
 		}
 	}
 	return findings

@@ -199,27 +199,45 @@ func prefixesOf(ranges []netipx.IPRange, limit int) (prefixes []netip.Prefix, om
 	return prefixes, omitted
 }
 
-// spared is what agents with these flags do not masquerade.
-func spared(sorted []sortedPrefix, c config.Config, agent config.Options) []netipx.IPRange {
-	all := append(make([]sortedPrefix, 0, len(sorted)+2), sorted...)
+// layout is a list in the order of addresses.
+type layout struct {
+	sorted []sortedPrefix
+	list   []netipx.IPRange // its addresses
+	spared []netipx.IPRange // what agents do not masquerade: the list and what their flags and keys add
+}
+
+func layoutOf(c config.Config, agent config.Options) layout {
+	l := layout{sorted: sortPrefixes(c.NonMasquerade)}
+	l.list = merge(l.sorted)
+	l.spared = l.list
 	if !c.MasqueradeLinkLocal {
-		all = insert(all, config.LinkLocalIPv4)
+		l.spared = insert(l.spared, config.LinkLocalIPv4)
 	}
 	switch {
 	case !agent.IPv6:
-		all = insert(all, netip.PrefixFrom(netip.IPv6Unspecified(), 0)) // agents leave that family alone
+		l.spared = insert(l.spared, addressFamilies[1].all) // agents leave that family alone
 	case !c.MasqueradeLinkLocalIPv6:
-		all = insert(all, config.LinkLocalIPv6)
+		l.spared = insert(l.spared, config.LinkLocalIPv6)
 	}
-	return merge(all)
+	return l
 }
 
-// insert keeps the order of sortPrefixes.
-func insert(sorted []sortedPrefix, prefix netip.Prefix) []sortedPrefix {
-	i, _ := slices.BinarySearchFunc(sorted, prefix, func(p sortedPrefix, target netip.Prefix) int {
-		return cmp.Or(p.prefix.Addr().Compare(target.Addr()), cmp.Compare(p.prefix.Bits(), target.Bits()))
-	})
-	return slices.Insert(sorted, i, sortedPrefix{prefix, -1})
+// insert adds a prefix to merged ranges.
+func insert(ranges []netipx.IPRange, prefix netip.Prefix) []netipx.IPRange {
+	if covers(ranges, prefix) {
+		return ranges
+	}
+	added := netipx.RangeOfPrefix(prefix)
+	all := make([]netipx.IPRange, 0, len(ranges)+1)
+	i := 0
+	for ; i < len(ranges) && ranges[i].From().Compare(added.From()) <= 0; i++ {
+		all = append(all, ranges[i])
+	}
+	all = extend(all, added)
+	for ; i < len(ranges); i++ {
+		all = extend(all, ranges[i])
+	}
+	return all
 }
 
 // effectOf compares what agents spare before and after.
@@ -234,17 +252,15 @@ func effectOf(before, after []netipx.IPRange) Effect {
 }
 
 // factsOf computes what rules decide on from a configuration that loads.
-func factsOf(c config.Config, agent config.Options, cluster *Cluster) facts {
+func factsOf(c config.Config, l layout, agent config.Options, cluster *Cluster) facts {
 	var f facts
-	sorted := sortPrefixes(c.NonMasquerade)
-	f.overlaps, f.duplicates = redundant(sorted)
-	list := merge(sorted)
+	f.overlaps, f.duplicates = redundant(l.sorted)
 	for _, family := range addressFamilies {
-		if covers(list, family.all) {
+		if covers(l.list, family.all) {
 			f.disabled = append(f.disabled, family.name)
 		}
 	}
-	f.linkLocal = linkLocals(c, list)
+	f.linkLocal = linkLocals(c, l.list)
 	if !agent.IPv6 {
 		for i, prefix := range c.NonMasquerade {
 			if prefix.Addr().Is6() {
@@ -252,11 +268,9 @@ func factsOf(c config.Config, agent config.Options, cluster *Cluster) facts {
 			}
 		}
 	}
-	// Link-local ranges that agents spare by themselves count as spared here too.
-	after := spared(sorted, c, agent)
-	f.node = cluster.node.minus(after)
-	f.pod = cluster.pod.minus(after)
-	f.service = cluster.service.minus(after)
+	f.node = cluster.node.minus(l.spared)
+	f.pod = cluster.pod.minus(l.spared)
+	f.service = cluster.service.minus(l.spared)
 	return f
 }
 

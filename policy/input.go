@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
@@ -37,14 +36,14 @@ type document struct {
 // remember what they converted and are not safe for concurrent use, and an
 // evaluation that was given up may still run.
 func (d *document) value() ast.Value {
-	cluster := any(d.cluster.lazy())
+	cluster := any((*clusterInput)(d.cluster))
 	if d.read[partCluster] {
 		cluster = d.cluster.value()
 	}
 	return ast.LazyObject(map[string]any{
 		"request":   d.requestInput(),
 		partConfig:  d.new.input(d.read[partConfig]),
-		partOld:     d.old.input(d.read[partOld]),
+		partOld:     d.oldInput(),
 		"problems":  problemsInput(d.new.problems),
 		"object":    objectInput(d.request),
 		partCluster: cluster,
@@ -53,15 +52,17 @@ func (d *document) value() ast.Value {
 	})
 }
 
+// requestInput holds pointers where hardly any rule looks: OPA converts those, by
+// way of JSON, when one does, and until then they cost nothing.
 func (d *document) requestInput() map[string]any {
 	return map[string]any{
-		"operation":    string(d.request.Operation),
-		"namespace":    d.request.Namespace,
-		"name":         d.request.Name,
-		"user":         d.request.User,
-		"fieldManager": d.request.FieldManager,
-		"dryRun":       d.request.DryRun,
-		"time":         d.request.Time.UTC().Format(time.RFC3339),
+		"operation":    ast.InternedTerm(string(d.request.Operation)).Value,
+		"namespace":    &d.request.Namespace,
+		"name":         &d.request.Name,
+		"user":         &d.request.User,
+		"fieldManager": &d.request.FieldManager,
+		"dryRun":       &d.request.DryRun,
+		"time":         &d.request.Time,
 	}
 }
 
@@ -73,7 +74,7 @@ type cidrInput struct {
 	Line   int    `json:"line"` // 0: a default, not in the text
 }
 
-func cidrInputOf(c config.Config, i int) cidrInput {
+func cidrInputOf(c *config.Config, i int) cidrInput {
 	path := elementPath(i)
 	return cidrInput{c.NonMasquerade[i].String(), familyOf(c.NonMasquerade[i]), path, c.At(path).Line}
 }
@@ -97,8 +98,18 @@ func familyOf(prefix netip.Prefix) string {
 	return addressFamilies[1].name
 }
 
+func (d *document) oldInput() any {
+	if d.read[partOld] {
+		return d.old.input(true)
+	}
+	return &d.old
+}
+
+// MarshalJSON gives the configuration that t is, or null.
+func (t *text) MarshalJSON() ([]byte, error) { return json.Marshal(t.input(false)) }
+
 // cidrsInput is a list that becomes JSON only when a rule reads it.
-type cidrsInput struct{ config config.Config }
+type cidrsInput struct{ config *config.Config }
 
 // MarshalJSON lists the CIDRs.
 func (l cidrsInput) MarshalJSON() ([]byte, error) {
@@ -110,11 +121,11 @@ func (l cidrsInput) MarshalJSON() ([]byte, error) {
 }
 
 // input is the configuration that t is, or null.
-func (t text) input(now bool) any {
+func (t *text) input(now bool) any {
 	if !t.loads {
 		return nil
 	}
-	c := t.config
+	c := &t.config
 	list := any(cidrsInput{c})
 	if now {
 		values := make([]*ast.Term, len(c.NonMasquerade))
@@ -128,9 +139,17 @@ func (t text) input(now bool) any {
 		config.KeyMasqLinkLocal:      c.MasqueradeLinkLocal,
 		config.KeyMasqLinkLocalIPv6:  c.MasqueradeLinkLocalIPv6,
 		config.KeyResyncInterval:     c.Resync.Seconds(),
-		config.KeyCIDRLimit:          c.CIDRLimit,
-		"defaulted":                  nonNil(c.Defaulted),
+		config.KeyCIDRLimit:          &c.CIDRLimit,
+		"defaulted":                  defaultedInput{c},
 	}
+}
+
+// defaultedInput becomes JSON only when a rule reads it.
+type defaultedInput struct{ config *config.Config }
+
+// MarshalJSON lists the keys that the text does not have.
+func (d defaultedInput) MarshalJSON() ([]byte, error) {
+	return json.Marshal(nonNil(d.config.Defaulted))
 }
 
 func nonNil(list []string) []string {
@@ -153,14 +172,28 @@ func objectInput(request Request) any {
 	if request.Object == nil {
 		return nil
 	}
+	if _, ok := request.Object.Data[ConfigKey]; ok && len(request.Object.Data)+len(request.Object.BinaryData) == 1 {
+		return configAlone
+	}
 	data := slices.Sorted(maps.Keys(request.Object.Data))
 	binary := slices.Sorted(maps.Keys(request.Object.BinaryData))
 	return map[string]any{
-		"data_keys":   nonNil(data),
-		"binary_keys": nonNil(binary),
-		"likely_key":  likelyKey(data, binary),
+		"config_alone": false,
+		"data_keys":    nonNil(data),
+		"binary_keys":  nonNil(binary),
+		"likely_key":   likelyKey(data, binary),
 	}
 }
+
+// configAlone is the ConfigMap as it should be.
+//
+//nolint:gochecknoglobals // a constant in all but the language
+var configAlone = ast.NewObject(
+	itemOf("config_alone", ast.Boolean(true)),
+	itemOf("data_keys", ast.NewArray(ast.InternedTerm(ConfigKey))),
+	itemOf("binary_keys", noElements),
+	itemOf("likely_key", ast.NullValue),
+)
 
 // likelyKey is the key that its author may have meant to be config, or null.
 func likelyKey(data, binary []string) any {
@@ -222,13 +255,16 @@ func (r Range) object() ast.Value {
 	return ast.NewObject(item("cidr", r.Prefix.String()), item("source", r.Source))
 }
 
-// lazy is the cluster for rules that most likely do not read it.
-func (c *Cluster) lazy() map[string]any {
-	return map[string]any{
+// clusterInput is the cluster for rules that most likely do not read it.
+type clusterInput Cluster
+
+// MarshalJSON lists the ranges of each kind.
+func (c *clusterInput) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]any{
 		"node_cidrs":    rangesInput(c.node.ranges),
 		"pod_cidrs":     rangesInput(c.pod.ranges),
 		"service_cidrs": rangesInput(c.service.ranges),
-	}
+	})
 }
 
 // value is the cluster for rules that read it, converted once.
@@ -244,46 +280,74 @@ func (c *Cluster) value() ast.Value {
 }
 
 func (d *document) derivedInput() map[string]any {
-	f := d.facts
-	c := d.new.config
-	cidr := func(i int) ast.Value { return cidrInputOf(c, i).object() }
+	f, c := &d.facts, &d.new.config
 	derived := map[string]any{
-		"cidr_count":  nil,
-		"list_absent": false,
-		"overlaps": array(f.overlaps, func(o overlap) ast.Value {
-			return with(cidrInputOf(c, o.inner), "within", cidr(o.outer))
-		}),
-		"duplicates": array(f.duplicates, func(o duplicate) ast.Value {
-			return with(cidrInputOf(c, o.index), "first", cidr(o.first))
-		}),
-		"uncovered": map[string]any{
-			"node": f.node.input(), "pod": f.pod.input(), "service": f.service.input(),
-		},
+		"cidr_count":          nil,
+		"list_absent":         false,
+		"overlaps":            overlapsInput(c, f.overlaps),
+		"duplicates":          duplicatesInput(c, f.duplicates),
+		"uncovered":           f.uncoveredInput(),
 		"diff":                nil,
 		"disables_masquerade": len(f.disabled) > 0,
 		"disabled":            d.disabledInput(),
 		"link_local":          d.linkLocalInput(),
-		"refused_ipv6":        array(f.ipv6, cidr),
+		"refused_ipv6":        cidrsAt(c, f.ipv6),
 	}
 	if d.new.loads {
 		derived["cidr_count"] = len(c.NonMasquerade)
 		derived["list_absent"] = c.ListAbsent()
 	}
 	if f.effect.Known {
-		derived["diff"] = map[string]any{
-			"now_masqueraded":       prefixTexts(f.effect.NowMasqueraded),
-			"no_longer_masqueraded": prefixTexts(f.effect.NoLongerMasqueraded),
-		}
+		derived["diff"] = (*diffInput)(&f.effect)
 	}
 	return derived
 }
 
+// diffInput becomes JSON only when a rule reads it.
+type diffInput Effect
+
+// MarshalJSON lists the prefixes.
+func (d *diffInput) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]any{
+		"now_masqueraded":       prefixTexts(d.NowMasqueraded),
+		"no_longer_masqueraded": prefixTexts(d.NoLongerMasqueraded),
+	})
+}
+
+func overlapsInput(c *config.Config, overlaps []overlap) ast.Value {
+	if len(overlaps) == 0 {
+		return noElements
+	}
+	return array(overlaps, func(o overlap) ast.Value {
+		return with(cidrInputOf(c, o.inner), "within", cidrInputOf(c, o.outer))
+	})
+}
+
+func duplicatesInput(c *config.Config, duplicates []duplicate) ast.Value {
+	if len(duplicates) == 0 {
+		return noElements
+	}
+	return array(duplicates, func(o duplicate) ast.Value {
+		return with(cidrInputOf(c, o.index), "first", cidrInputOf(c, o.first))
+	})
+}
+
+func cidrsAt(c *config.Config, indexes []int) ast.Value {
+	if len(indexes) == 0 {
+		return noElements
+	}
+	return array(indexes, func(i int) ast.Value { return cidrInputOf(c, i).object() })
+}
+
 // with is a CIDR of the list and another one that it relates to.
-func with(c cidrInput, key string, other ast.Value) ast.Value {
-	return ast.NewObject(append(c.items(), itemOf(key, other))...)
+func with(c cidrInput, key string, other cidrInput) ast.Value {
+	return ast.NewObject(append(c.items(), itemOf(key, other.object()))...)
 }
 
 func (d *document) disabledInput() ast.Value {
+	if len(d.facts.disabled) == 0 {
+		return noElements
+	}
 	return array(d.facts.disabled, func(name string) ast.Value {
 		i := slices.IndexFunc(d.new.config.NonMasquerade, func(p netip.Prefix) bool {
 			return p.Bits() == 0 && familyOf(p) == name
@@ -301,6 +365,9 @@ func (d *document) disabledInput() ast.Value {
 }
 
 func (d *document) linkLocalInput() ast.Value {
+	if len(d.facts.linkLocal) == 0 {
+		return noElements
+	}
 	return array(d.facts.linkLocal, func(l linkLocal) ast.Value {
 		cidr, path := "", config.KeyNonMasqueradeCIDRs
 		if l.index >= 0 {
@@ -311,10 +378,25 @@ func (d *document) linkLocalInput() ast.Value {
 	})
 }
 
+func (f *facts) uncoveredInput() ast.Value {
+	if f.node.covered() && f.pod.covered() && f.service.covered() {
+		return allCovered
+	}
+	return ast.NewObject(
+		itemOf("node", f.node.input()), itemOf("pod", f.pod.input()), itemOf("service", f.service.input()))
+}
+
+// allCovered is the coverage of a good list.
+//
+//nolint:gochecknoglobals // a constant in all but the language
+var allCovered = ast.NewObject(itemOf("node", noElements), itemOf("pod", noElements), itemOf("service", noElements))
+
+func (c *coverage) covered() bool { return c.known && len(c.uncovered) == 0 }
+
 // input is null when nobody knows the ranges.
-func (c coverage) input() any {
+func (c *coverage) input() ast.Value {
 	if !c.known {
-		return nil
+		return ast.NullValue
 	}
 	return array(c.uncovered, Range.object)
 }

@@ -4,8 +4,62 @@ import (
 	"slices"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
+
+// text is the configuration in one ConfigMap.
+type text struct {
+	absent   bool   // there is none
+	bytes    string // as it stands there
+	binary   bool   // in binaryData
+	loads    bool   // config holds what agents make of it, but for their flags
+	config   config.Config
+	layout   layout // of config
+	problems []config.Problem
+}
+
+// read reads the configuration of a ConfigMap. Agents mount binaryData as they
+// do data, so that is judged as well.
+func (e *Engine) read(object *corev1.ConfigMap) text {
+	if object == nil {
+		return text{absent: true}
+	}
+	if value, ok := object.Data[ConfigKey]; ok {
+		return e.texts.parse(value, e.params.Agent)
+	}
+	if value, ok := object.BinaryData[ConfigKey]; ok {
+		t := e.texts.parse(string(value), e.params.Agent)
+		t.binary = true
+		return t
+	}
+	return text{absent: true}
+}
+
+// parseText is the one place where bytes become a configuration.
+func parseText(value string, agent config.Options) text {
+	t := text{bytes: value}
+	parsed, problems := config.Parse([]byte(value))
+	t.problems = problems
+	if slices.ContainsFunc(problems, isFatal) {
+		return t
+	}
+	loaded := textOf(parsed, agent)
+	loaded.bytes, loaded.problems = value, append(slices.Clip(problems), loaded.problems...)
+	return loaded
+}
+
+// textOf is a text that loads; the flags of agents may refuse it nevertheless.
+func textOf(c config.Config, agent config.Options) text {
+	t := text{loads: true, config: c}
+	flagged, problems := c.For(agent)
+	if t.problems = problems; !slices.ContainsFunc(problems, isFatal) {
+		t.config = flagged
+	}
+	t.layout = layoutOf(t.config, agent)
+	return t
+}
 
 // Bounds of textCache.
 const (

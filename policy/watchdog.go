@@ -9,7 +9,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
-	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
@@ -44,18 +45,54 @@ func newWatchdog() watchdog {
 	}
 }
 
+// query is a compiled query with the one variable result.
+type query struct {
+	body     ast.Body
+	queries  ast.QueryCompiler
+	compiler *ast.Compiler
+	store    storage.Store
+	reading  storage.Transaction // of an empty store that nobody writes; shared and never closed
+}
+
+// resultVar is what queries bind.
+const resultVar = ast.Var("result")
+
+// prepare compiles "result = expression".
+func prepare(ctx context.Context, compiler *ast.Compiler, expression string) (query, error) {
+	q := query{compiler: compiler, queries: compiler.QueryCompiler(), store: inmem.New()}
+	body, err := ast.ParseBodyWithOpts(string(resultVar)+" = "+expression, ast.ParserOptions{RegoVersion: ast.RegoV1})
+	if err != nil {
+		return query{}, err
+	}
+	if q.body, err = q.queries.Compile(body); err != nil {
+		return query{}, err
+	}
+	q.reading, err = q.store.NewTransaction(ctx)
+	return q, err
+}
+
 type outcome struct {
 	value ast.Value // nil: undefined
 	errs  []topdown.Error
 	err   error
 }
 
-// evaluate gives the value of a query with one variable, or nil when it is
-// undefined, and the errors of built-in functions on the way.
-func (w *watchdog) evaluate(
-	ctx context.Context, query *rego.PreparedEvalQuery, input ast.Value, limit time.Duration,
-) (ast.Value, []topdown.Error, error) {
-	timer := time.NewTimer(limit)
+// evaluation is what to evaluate, and how.
+type evaluation struct {
+	query *query
+	input ast.Value // of this evaluation alone
+	now   time.Time // what the time of day would be, were there a function for it
+	limit time.Duration
+
+	// strict makes the first error of a built-in function the error of all. Without
+	// it the rule goes on as if undefined there, and the errors are listed, which
+	// takes memory for each.
+	strict bool
+}
+
+// evaluate gives the value of a query, or nil when it is undefined.
+func (w *watchdog) evaluate(ctx context.Context, e evaluation) (ast.Value, []topdown.Error, error) {
+	timer := time.NewTimer(e.limit)
 	defer timer.Stop()
 	select {
 	case w.slots <- struct{}{}:
@@ -72,14 +109,15 @@ func (w *watchdog) evaluate(
 	done := make(chan outcome, 1)
 	go func() {
 		defer func() { <-w.slots }()
-		done <- w.run(ctx, query, input, cancel)
+		growStack()
+		done <- w.run(ctx, e, cancel)
 	}()
 	var reason error
 	select {
 	case o := <-done:
 		return o.value, o.errs, o.err
 	case <-timer.C:
-		reason = fmt.Errorf("%w (%s)", errLate, limit)
+		reason = fmt.Errorf("%w (%s)", errLate, e.limit)
 	case <-ctx.Done():
 		reason = fmt.Errorf("the request ended first: %w", context.Cause(ctx))
 	}
@@ -92,30 +130,46 @@ func (w *watchdog) evaluate(
 	return nil, nil, reason
 }
 
-func (w *watchdog) run(
-	ctx context.Context, query *rego.PreparedEvalQuery, input ast.Value, cancel topdown.Cancel,
-) (o outcome) {
+// stackRoom is what the built-in rules need and what the compiler still leaves on the stack.
+const stackRoom = 120 << 10
+
+// growStack makes the stack as large as evaluations need it, while there is next to
+// nothing on it: they recurse once per rule, and copying a full stack again and
+// again to grow it took a quarter of their time.
+//
+//go:noinline
+func growStack() {
+	var room [stackRoom]byte
+	use(&room)
+}
+
+//go:noinline
+func use(*[stackRoom]byte) {}
+
+func (w *watchdog) run(ctx context.Context, e evaluation, cancel topdown.Cancel) (o outcome) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			o = outcome{err: fmt.Errorf("it panicked: %v", cause)}
 		}
 	}()
 	cache, _ := w.caches.Get().(*virtualCache)
-	results, err := query.Eval(ctx,
-		rego.EvalParsedInput(input),
-		rego.EvalBuiltinErrorList(&o.errs),
-		rego.EvalMetrics(metrics.NoOp()),
-		rego.EvalExternalCancel(cancel),
-		rego.EvalVirtualCache(cache),
-	)
+	o.err = topdown.NewQuery(e.query.body).
+		WithQueryCompiler(e.query.queries).
+		WithCompiler(e.query.compiler).
+		WithStore(e.query.store).
+		WithTransaction(e.query.reading).
+		WithInput(ast.NewTerm(e.input)).
+		WithTime(e.now).
+		WithMetrics(metrics.NoOp()).
+		WithCancel(cancel).
+		WithVirtualCache(cache).
+		WithStrictBuiltinErrors(e.strict).
+		WithBuiltinErrorList(&o.errs).
+		Iter(ctx, func(result topdown.QueryResult) error {
+			o.value = result[resultVar].Value
+			return nil
+		})
 	cache.reset()
 	w.caches.Put(cache) // not after a panic: who knows in what state it is
-	if err != nil {
-		o.err = err
-		return o
-	}
-	if len(results) == 1 {
-		o.value, _ = results[0].Bindings["result"].(ast.Value)
-	}
 	return o
 }

@@ -14,16 +14,12 @@ package ipmasq.config_key_present
 import future.keywords.not
 
 deny contains v if {
-	not input.object.data_keys == ["config"]
-	some v in _violations
-}
-
-deny contains v if {
-	not input.object.binary_keys == []
+	not input.object.config_alone == true
 	some v in _violations
 }
 
 warn contains v if {
+	not input.object.config_alone == true
 	some field in ["data", "binaryData"]
 	some key in _keys[field]
 	key != "config"

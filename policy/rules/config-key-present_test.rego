@@ -4,7 +4,12 @@ import data.ipmasq.config_key_present
 
 _input(text, binary, likely) := {
 	"request": {"operation": "UPDATE"},
-	"object": {"data_keys": text, "binary_keys": binary, "likely_key": likely},
+	"object": {
+		"data_keys": text,
+		"binary_keys": binary,
+		"likely_key": likely,
+		"config_alone": [text, binary] == [["config"], []],
+	},
 }
 
 test_allow_config_alone if {

@@ -10,8 +10,6 @@
 #   action: deny
 package ipmasq.config_not_empty
 
-import future.keywords.not
-
 deny contains v if {
 	not input.problems == []
 	some v in _violations
@@ -33,7 +31,7 @@ _violations contains {
 	"msg": "input.problems is missing, so the rule cannot tell whether the value is empty",
 	"hint": "give the rule a complete input",
 } if {
-	not is_array(input.problems)
+	not _listed
 }
 
 _defaults := concat("\n", [
@@ -43,3 +41,5 @@ _defaults := concat("\n", [
 	"- 192.168.0.0/16",
 	"resyncInterval: 60s",
 ])
+
+_listed if is_array(input.problems)

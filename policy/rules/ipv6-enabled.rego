@@ -10,8 +10,6 @@
 #   action: deny
 package ipmasq.ipv6_enabled
 
-import future.keywords.not
-
 deny contains v if {
 	not input.derived.refused_ipv6 == []
 	some v in _violations
@@ -35,5 +33,5 @@ _violations contains {
 	"msg": "input.derived.refused_ipv6 is missing, so the rule cannot tell which ranges agents refuse",
 	"hint": "give the rule a complete input",
 } if {
-	not count(_found) > 0
+	count(_found) == 0
 }

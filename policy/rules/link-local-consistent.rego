@@ -10,8 +10,6 @@
 #   action: deny
 package ipmasq.link_local_consistent
 
-import future.keywords.not
-
 deny contains v if {
 	not input.derived.link_local == []
 	some v in _violations
@@ -34,7 +32,7 @@ _violations contains {
 	"msg": "input.derived.link_local is missing, so the rule cannot tell whether keys and list agree",
 	"hint": "give the rule a complete input",
 } if {
-	not count(_found) > 0
+	count(_found) == 0
 }
 
 _what(conflict) := $"{conflict.cidr} ({conflict.path})" if conflict.cidr != ""

@@ -11,8 +11,6 @@
 #   action: warn
 package ipmasq.list_explicit
 
-import future.keywords.not
-
 warn contains v if {
 	not input.derived.list_absent == false
 	not _empty

@@ -11,8 +11,6 @@
 #   action: deny
 package ipmasq.masquerade_not_disabled
 
-import future.keywords.not
-
 deny contains v if {
 	not input.derived.disables_masquerade == false
 	some v in _violations
@@ -33,7 +31,9 @@ _violations contains {
 	"msg": "input.derived.disables_masquerade is not false, so masquerading may be off",
 	"hint": _hint,
 } if {
-	not count(input.derived.disabled) > 0
+	not _explained
 }
 
 _hint := "list only ranges that can answer to pod addresses"
+
+_explained if count(input.derived.disabled) > 0

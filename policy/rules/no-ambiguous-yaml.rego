@@ -11,8 +11,6 @@
 #   action: deny
 package ipmasq.no_ambiguous_yaml
 
-import future.keywords.not
-
 deny contains v if {
 	not input.problems == []
 	some v in _violations
@@ -29,7 +27,7 @@ _violations contains {
 } if {
 	some problem in input.problems
 	not problem.severity == "fatal"
-	not problem.code in _other_rules
+	not _elsewhere(problem)
 }
 
 _violations contains {
@@ -38,8 +36,10 @@ _violations contains {
 	"msg": "input.problems is missing, so the rule cannot tell how the text reads",
 	"hint": "give the rule a complete input",
 } if {
-	not is_array(input.problems)
+	not _listed
 }
 
 # What is new among the problems belongs here, so that none goes unjudged.
-_other_rules := {"empty", "unknown-key", "key-case", "pasted-manifest"}
+_elsewhere(problem) if problem.code in {"empty", "unknown-key", "key-case", "pasted-manifest"}
+
+_listed if is_array(input.problems)

@@ -10,8 +10,6 @@
 #   action: deny
 package ipmasq.no_duplicate
 
-import future.keywords.not
-
 deny contains v if {
 	not input.derived.duplicates == []
 	some v in _violations
@@ -35,5 +33,5 @@ _violations contains {
 	"msg": "input.derived.duplicates is missing, so the rule cannot tell which CIDRs are listed twice",
 	"hint": "give the rule a complete input",
 } if {
-	not count(_found) > 0
+	count(_found) == 0
 }

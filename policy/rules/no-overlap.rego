@@ -10,8 +10,6 @@
 #   action: deny
 package ipmasq.no_overlap
 
-import future.keywords.not
-
 deny contains v if {
 	not input.derived.overlaps == []
 	some v in _violations
@@ -35,7 +33,7 @@ _violations contains {
 	"msg": "input.derived.overlaps is missing, so the rule cannot tell which CIDRs overlap",
 	"hint": "give the rule a complete input",
 } if {
-	not count(_found) > 0
+	count(_found) == 0
 }
 
 _place(range) := $"{range.path}, line {range.line}" if range.line > 0

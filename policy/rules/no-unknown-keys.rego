@@ -10,8 +10,6 @@
 #   action: deny
 package ipmasq.no_unknown_keys
 
-import future.keywords.not
-
 deny contains v if {
 	not input.problems == []
 	some v in _violations
@@ -37,5 +35,7 @@ _violations contains {
 	"msg": "input.problems is missing, so the rule cannot tell how the text reads",
 	"hint": "give the rule a complete input",
 } if {
-	not is_array(input.problems)
+	not _listed
 }
+
+_listed if is_array(input.problems)

@@ -11,7 +11,6 @@
 package ipmasq.pod_cidrs_present
 
 import data.ipmasq.lib
-import future.keywords.not
 
 deny contains v if {
 	not input.derived.uncovered.pod == []

@@ -13,27 +13,30 @@ package ipmasq.resync_bounds
 import future.keywords.not
 
 deny contains v if {
-	not input.config.resyncInterval >= input.params.rules["resync-bounds"].min
-	not _unloadable
-	v := {
-		"rule": "resync-bounds",
-		"path": "resyncInterval",
-		"msg": $"{input.config.resyncInterval}s is below {_bounds.min}s: every node would be busy rebuilding rules",
-		"hint": $"write resyncInterval: {_bounds.min}s or more",
+	not {
+		input.config.resyncInterval >= input.params.rules["resync-bounds"].min
+		input.config.resyncInterval <= input.params.rules["resync-bounds"].max
 	}
+	not input.config == null
+	some v in _violations
 }
 
-deny contains v if {
-	not input.config.resyncInterval <= input.params.rules["resync-bounds"].max
-	not _unloadable
-	v := {
-		"rule": "resync-bounds",
-		"path": "resyncInterval",
-		"msg": $"{input.config.resyncInterval}s is above {_bounds.max}s: damaged rules would stay for as long",
-		"hint": $"write resyncInterval: {_bounds.max}s or less",
-	}
+_violations contains {
+	"rule": "resync-bounds",
+	"path": "resyncInterval",
+	"msg": $"{input.config.resyncInterval}s is below {_bounds.min}s: every node would be busy rebuilding rules",
+	"hint": $"write resyncInterval: {_bounds.min}s or more",
+} if {
+	not input.config.resyncInterval >= _bounds.min
+}
+
+_violations contains {
+	"rule": "resync-bounds",
+	"path": "resyncInterval",
+	"msg": $"{input.config.resyncInterval}s is above {_bounds.max}s: damaged rules would stay for as long",
+	"hint": $"write resyncInterval: {_bounds.max}s or less",
+} if {
+	not input.config.resyncInterval <= _bounds.max
 }
 
 _bounds := input.params.rules["resync-bounds"]
-
-_unloadable if input.config == null

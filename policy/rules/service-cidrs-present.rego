@@ -11,7 +11,6 @@
 package ipmasq.service_cidrs_present
 
 import data.ipmasq.lib
-import future.keywords.not
 
 warn contains v if {
 	not input.derived.uncovered.service == []

@@ -4,8 +4,6 @@
 #   What the rules on pod, node and service ranges share.
 package ipmasq.lib
 
-import future.keywords.not
-
 # METADATA
 # description: The first ranges with their sources, and how many more there are.
 names(kind, ranges) := $"{kind} range {_name(ranges[0])}" if count(ranges) == 1
