@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -78,10 +79,11 @@ func needGuard(t *testing.T) *guard {
 }
 
 // newGuardOf starts a guard of its own for a test that is going to stop it, in a
-// namespace of that test.
-func newGuardOf(t *testing.T, namespace string, args ...string) *guard {
+// namespace of that test. Nobody ends namespaces here, so each run has a new one.
+func newGuardOf(t *testing.T, test string, args ...string) *guard {
 	t.Helper()
 	c := needControlPlane(t)
+	namespace := test + "-" + strconv.FormatInt(time.Now().UnixNano(), 36)
 	c.kubectl().must(t, "", "create", "namespace", namespace)
 	g, err := c.newGuard(program(t, "webhook"), t.TempDir(), namespace, args...)
 	if err != nil {

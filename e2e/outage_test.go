@@ -12,12 +12,11 @@ import (
 // TestWebhookDown kills the webhook: only writes of the one ConfigMap are refused
 // while it is away, and they work once it is back.
 func TestWebhookDown(t *testing.T) {
-	const namespace = "outage"
 	needGuard(t) // the one of kube-system goes on
-	g := newGuardOf(t, namespace)
+	g := newGuardOf(t, "outage")
 	k := g.cluster.kubectl()
-	good := manifestOf(namespace, configMap, "data", "config", approvedConfig)
-	wider := manifestOf(namespace, configMap, "data", "config", widerConfig)
+	good := manifestOf(g.namespace, configMap, "data", "config", approvedConfig)
+	wider := manifestOf(g.namespace, configMap, "data", "config", widerConfig)
 	k.must(t, good, "create", "-f", "-")
 
 	g.kill()
@@ -31,14 +30,14 @@ func TestWebhookDown(t *testing.T) {
 			t.Errorf("%s without the webhook: %s", args[0], got)
 		}
 	}
-	if got := k.stored(t, namespace).Data["config"]; got != approvedConfig {
+	if got := k.stored(t, g.namespace).Data["config"]; got != approvedConfig {
 		t.Errorf("the config has changed without the webhook: %q", got)
 	}
 
 	// Everything else is as always.
-	k.must(t, "", "create", "configmap", "another", "-n", namespace, "--from-literal=config=x")
-	k.must(t, "", "delete", "configmap", "another", "-n", namespace)
-	k.must(t, "", "create", "secret", "generic", configMap, "-n", namespace, "--from-literal=config=x")
+	k.must(t, "", "create", "configmap", "another", "-n", g.namespace, "--from-literal=config=x")
+	k.must(t, "", "delete", "configmap", "another", "-n", g.namespace)
+	k.must(t, "", "create", "secret", "generic", configMap, "-n", g.namespace, "--from-literal=config=x")
 	k.must(t, "", "create", "configmap", configMap, "-n", "default", "--from-literal=config=x")
 	k.must(t, "", "delete", "configmap", configMap, "-n", "default")
 	k.must(t, "", "label", "node", "worker-1", "outage=true")
@@ -51,7 +50,7 @@ func TestWebhookDown(t *testing.T) {
 	if !strings.Contains(got.stderr, "Warning: no longer masqueraded: 172.16.0.0/12") {
 		t.Errorf("the webhook is back and says nothing of the effect: %s", got)
 	}
-	if got := k.stored(t, namespace).Data["config"]; got != widerConfig {
+	if got := k.stored(t, g.namespace).Data["config"]; got != widerConfig {
 		t.Errorf("the webhook is back and the config is still %q", got)
 	}
 }
@@ -59,13 +58,12 @@ func TestWebhookDown(t *testing.T) {
 // TestWebhookDrain stops the webhook as a rollout does. It goes on answering while
 // it is no longer ready, since the API server has not heard of its end.
 func TestWebhookDrain(t *testing.T) {
-	const namespace = "drain"
 	const drain = 6 * time.Second // the default is 10 s
-	g := newGuardOf(t, namespace, "--drain="+drain.String())
+	g := newGuardOf(t, "drain", "--drain="+drain.String())
 	k := g.cluster.kubectl()
 	args := []string{"apply", "--server-side", "--force-conflicts", "-f", "-"}
-	good := manifestOf(namespace, configMap, "data", "config", approvedConfig)
-	bad := manifestOf(namespace, configMap, "data", "config", guideConfig)
+	good := manifestOf(g.namespace, configMap, "data", "config", approvedConfig)
+	bad := manifestOf(g.namespace, configMap, "data", "config", guideConfig)
 	k.must(t, good, args...)
 
 	start := time.Now()
