@@ -88,21 +88,25 @@ func (h *Host) sysctl(name, value string) error {
 // unshare returns a new namespace; the calling thread is back in its own one.
 func unshare() (vnetns.NsHandle, error) {
 	created := vnetns.None()
-	err := onThread(func() (err error) {
-		created, err = vnetns.New()
+	err := elsewhere(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() (err error) {
+		created, err = vnetns.Get()
 		return err
 	})
 	return created, err
 }
 
-// onThread runs f on a locked thread, which afterwards is in the namespace that it
-// came from. A thread that cannot go back is never used again.
-func onThread(f func() error) (err error) {
+// elsewhere runs f on a locked thread that has entered another namespace, and then
+// goes back. A thread that cannot go back is never used again.
+func elsewhere(enter, f func() error) (err error) {
 	runtime.LockOSThread()
 	home, err := vnetns.Get()
 	if err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("opening the thread's namespace: %w", err)
+	}
+	if err = enter(); err != nil {
+		runtime.UnlockOSThread()
+		return errors.Join(err, home.Close())
 	}
 	defer func() {
 		back := vnetns.Set(home)
@@ -138,12 +142,12 @@ func (h *Host) Close() error {
 //
 // Where f runs iptables-legacy, LockVariable has to be LockFile.
 func (h *Host) Do(f func() error) error {
-	return onThread(func() error {
+	return elsewhere(func() error {
 		if err := vnetns.Set(h.ns); err != nil {
 			return fmt.Errorf("entering the namespace: %w", err)
 		}
-		return f()
-	})
+		return nil
+	}, f)
 }
 
 // LockFile is the path of the host's own xtables lock, good for children of this
@@ -159,7 +163,7 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	command.Env = append(os.Environ(), "LC_ALL=C", LockVariable+"="+h.LockFile())
 	command.WaitDelay = killDelay
 	// The signal comes when the starting thread ends; the runtime keeps threads,
-	// but for those that onThread gives up.
+	// but for those that elsewhere gives up.
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return command
 }
