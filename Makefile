@@ -10,6 +10,8 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VE
 # Kernel tests need a network namespace of their own: root has it, others get one
 # inside a user namespace. Building stays outside, where modules can be downloaded.
 ISOLATED := $(shell [ "$$(id -u)" = 0 ] || echo "-exec 'unshare --map-root-user --net --mount'")
+# Nothing may be skipped, and the programs under test are those of this build.
+REQUIRE_ALL := REQUIRE_NETNS=1 REQUIRE_CLUSTER=1 IPMASQ_BIN=$(CURDIR)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help build test netns e2e bench fuzz golden lint demo deps controlplane clean
@@ -20,14 +22,14 @@ help: ## list the targets
 build: ## build bin/webhook, bin/agent and bin/kubectl-masq (static)
 	$(GOBUILD) -o bin/ ./webhook ./agent ./kubectl-masq
 
-test: deps controlplane ## run every test: units, rules, kernel, packets, real API server; installs what it needs
-	REQUIRE_NETNS=1 REQUIRE_CLUSTER=1 go test -race -count=1 -timeout 30m $(ISOLATED) ./...
+test: deps controlplane build ## run every test: units, rules, kernel, packets, real API server; installs what it needs
+	$(REQUIRE_ALL) go test -race -count=1 -timeout 30m $(ISOLATED) ./...
 
 netns: deps ## run the tests that program a kernel, in namespaces of their own
 	REQUIRE_NETNS=1 go test -race -count=1 $(ISOLATED) ./agent/... ./e2e/netns
 
-e2e: deps controlplane ## run the tests against a real API server, kubectl and kernel
-	REQUIRE_NETNS=1 REQUIRE_CLUSTER=1 go test -race -count=1 -timeout 20m $(ISOLATED) ./e2e/...
+e2e: deps controlplane build ## run the tests against a real API server, kubectl and kernel
+	$(REQUIRE_ALL) go test -race -count=1 -timeout 20m $(ISOLATED) ./e2e/...
 
 demo: ## show the main job: a bad edit refused, a good one in a kernel, packets to prove it
 	@.ci/deps demo
@@ -41,8 +43,8 @@ fuzz: ## fuzz the parser and the decision, FUZZTIME each (30s)
 	go test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./agent/config
 	go test -run '^$$' -fuzz FuzzDecide -fuzztime $(FUZZTIME) ./policy
 
-golden: ## rewrite the golden files from what the code does now; read the diff
-	go test -count=1 $(ISOLATED) ./agent/ruleset ./policy ./webhook ./kubectl-masq ./e2e -args -update
+golden: deps controlplane build ## rewrite the golden files from what the code does now; read the diff
+	$(REQUIRE_ALL) go test -count=1 $(ISOLATED) ./agent/ruleset ./policy ./webhook ./kubectl-masq ./e2e -args -update
 
 lint: ## check the code, the rules and the module files
 	go run $(GOLANGCI_LINT) run ./...
