@@ -19,6 +19,7 @@ type options struct {
 	bindAddress string
 	port        int
 	certDir     string
+	certs       certOptions
 	kubeconfig  string
 	params      string
 	policyDirs  []string
@@ -31,7 +32,25 @@ type options struct {
 	version     bool
 }
 
-const usage = `Usage: webhook --cert-dir DIR [flags]
+// certOptions tell where the serving certificate comes from.
+type certOptions struct {
+	mode          string // certsSelf or certsFiles
+	namespace     string // empty: the pod's
+	secret        string
+	service       string
+	names         []string // beside those of the service
+	configuration string
+	propagation   time.Duration
+}
+
+// Modes of certificates.
+const (
+	certsSelf  = "self"
+	certsFiles = "files"
+)
+
+const usage = `Usage: webhook --certs-service NAME --webhook-configuration NAME [flags]
+       webhook --cert-dir DIR [flags]
 
 Serves a validating admission webhook that judges writes of the ip-masq-agent
 ConfigMap, at https://HOST:PORT/validate.
@@ -49,11 +68,18 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	flags.StringVar(&opts.bindAddress, "bind-address", "", "`IP` address to serve on; empty means every address")
 	flags.IntVar(&opts.port, "port", 10250, "TCP port to serve on; control planes of private GKE clusters reach 10250, but not 8443 or 9443")
 	flags.StringVar(&opts.certDir, "cert-dir", "", "`directory` with tls.crt and tls.key, which are read again when they change")
+	flags.StringVar(&opts.certs.mode, "certs-mode", "", "`mode` of the serving certificate: self issues it and tells the API server of its CA, files reads --cert-dir (default files with --cert-dir, self without)")
+	flags.StringVar(&opts.certs.secret, "certs-secret", "ip-masq-guard-certs", "`name` of the Secret, and of the Lease beside it, that self keeps certificates in")
+	flags.StringVar(&opts.certs.service, "certs-service", "", "`name` of the Service that the certificate is for")
+	flags.StringArrayVar(&opts.certs.names, "certs-name", nil, "further DNS `name` or IP address for self's certificate, for an API server that does not go by the Service; may be given more than once")
+	flags.StringVar(&opts.certs.configuration, "webhook-configuration", "", "`name` of the ValidatingWebhookConfiguration whose caBundle self writes, and readiness compares the certificate with")
+	flags.StringVar(&opts.certs.namespace, "namespace", "", "`namespace` of the Service, the Secret and the Lease; empty means the pod's")
+	flags.DurationVar(&opts.certs.propagation, "certs-propagation", 30*time.Second, "how long an API server may go by a caBundle, or a replica by a Secret, that has changed")
 	flags.StringVar(&opts.params, "params", "", "`file` of params (YAML): cluster ranges, agent flags, actions and bounds of rules")
 	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` whose *.rego files are custom rules; may be given more than once")
 	flags.StringVar(&opts.target.namespace, "configmap-namespace", "kube-system", "`namespace` of the ConfigMap that is judged")
 	flags.StringVar(&opts.target.name, "configmap-name", "ip-masq-agent", "`name` of the ConfigMap that is judged")
-	flags.StringVar(&opts.kubeconfig, "kubeconfig", "", "kubeconfig `file` for reading Nodes and ServiceCIDRs; empty means the pod's service account")
+	flags.StringVar(&opts.kubeconfig, "kubeconfig", "", "kubeconfig `file` for the API server; empty means the pod's service account")
 	flags.BoolVar(&opts.standalone, "standalone", false, "do not talk to an API server: cluster ranges are those of the params")
 	flags.StringVar(&opts.metrics, "metrics-bind-address", ":8080", "`address` for /metrics (HTTP); 0 switches it off")
 	flags.StringVar(&opts.health, "health-probe-bind-address", ":8081", "`address` for /healthz and /readyz (HTTP); 0 switches them off")
@@ -77,15 +103,15 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	if err := opts.logLevel.UnmarshalText([]byte(logLevel)); err != nil {
 		wrong = append(wrong, fmt.Errorf("--log-level %q: want debug, info, warn or error", logLevel))
 	}
+	if opts.certs.mode == "" && opts.certDir != "" {
+		opts.certs.mode = certsFiles
+	}
 	return opts, errors.Join(append(wrong, opts.check()...)...)
 }
 
 // check tells what is wrong with the values.
 func (o options) check() []error {
-	var wrong []error
-	if o.certDir == "" {
-		wrong = append(wrong, errors.New("--cert-dir is missing: the API server speaks only HTTPS to webhooks"))
-	}
+	wrong := o.checkCerts()
 	if o.bindAddress != "" {
 		if _, err := netip.ParseAddr(o.bindAddress); err != nil {
 			wrong = append(wrong, fmt.Errorf("--bind-address %q: want an IP address", o.bindAddress))
@@ -110,6 +136,70 @@ func (o options) check() []error {
 	}
 	if o.drain < 0 {
 		wrong = append(wrong, fmt.Errorf("--drain %s: want zero or more", o.drain))
+	}
+	return wrong
+}
+
+// checkCerts tells what is wrong with where the certificate comes from.
+func (o options) checkCerts() []error {
+	var wrong []error
+	missing := func(flag, why string) {
+		wrong = append(wrong, fmt.Errorf("--%s is missing: %s", flag, why))
+	}
+	switch o.certs.mode {
+	case certsFiles:
+		if o.certDir == "" {
+			missing("cert-dir", "--certs-mode=files reads the certificate there")
+		}
+	case "", certsSelf:
+		switch {
+		case o.standalone:
+			missing("cert-dir", "--standalone cannot issue certificates itself (--certs-mode=self), since the API server keeps them")
+		case o.certs.mode == "" && o.certs.service == "" && o.certs.configuration == "":
+			missing("cert-dir", "the API server speaks only HTTPS to webhooks; without certificate files, name --certs-service and --webhook-configuration")
+		default:
+			if o.certDir != "" {
+				wrong = append(wrong, errors.New("--certs-mode=self and --cert-dir exclude each other"))
+			}
+			if o.certs.service == "" {
+				missing("certs-service", "--certs-mode=self issues the certificate for it")
+			}
+			if o.certs.configuration == "" {
+				missing("webhook-configuration", "--certs-mode=self writes the CA into it")
+			}
+		}
+	default:
+		wrong = append(wrong, fmt.Errorf("--certs-mode %q: want self or files", o.certs.mode))
+	}
+	if o.standalone && o.certs.mode == certsFiles && o.certs.configuration != "" {
+		wrong = append(wrong, errors.New("--standalone and --webhook-configuration exclude each other"))
+	}
+	for _, name := range []struct {
+		flag, value string
+		problems    func(string) []string
+	}{
+		{"certs-secret", o.certs.secret, validation.IsDNS1123Subdomain},
+		{"certs-service", o.certs.service, validation.IsDNS1123Label},
+		{"namespace", o.certs.namespace, validation.IsDNS1123Label},
+		{"webhook-configuration", o.certs.configuration, validation.IsDNS1123Subdomain},
+	} {
+		if problems := name.problems(name.value); name.value != "" && len(problems) > 0 {
+			wrong = append(wrong, fmt.Errorf("--%s %q: %s", name.flag, name.value, problems[0]))
+		}
+	}
+	for _, name := range o.certs.names {
+		if _, err := netip.ParseAddr(name); err == nil {
+			continue
+		}
+		if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
+			wrong = append(wrong, fmt.Errorf("--certs-name %q: want an IP address or a DNS name: %s", name, problems[0]))
+		}
+	}
+	if o.certs.secret == "" {
+		missing("certs-secret", "it was given without a name")
+	}
+	if o.certs.propagation < time.Second {
+		wrong = append(wrong, fmt.Errorf("--certs-propagation %s: want at least 1s", o.certs.propagation))
 	}
 	return wrong
 }

@@ -20,13 +20,14 @@ func TestParseFlags(t *testing.T) {
 	want := options{
 		port:     10250,
 		certDir:  "/tls",
+		certs:    certOptions{mode: "files", secret: "ip-masq-guard-certs", propagation: 30 * time.Second},
 		target:   target{"kube-system", "ip-masq-agent"},
 		metrics:  ":8080",
 		health:   ":8081",
 		drain:    10 * time.Second,
 		logLevel: slog.LevelInfo,
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(options{}, target{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(options{}, certOptions{}, target{})); diff != "" {
 		t.Errorf("defaults differ (-want +got):\n%s", diff)
 	}
 
@@ -40,6 +41,7 @@ func TestParseFlags(t *testing.T) {
 		bindAddress: "::1",
 		port:        8443,
 		certDir:     "/tls",
+		certs:       certOptions{mode: "files", secret: "ip-masq-guard-certs", propagation: 30 * time.Second},
 		kubeconfig:  "k",
 		params:      "p.yaml",
 		policyDirs:  []string{"a", "b"},
@@ -48,15 +50,41 @@ func TestParseFlags(t *testing.T) {
 		health:      "127.0.0.1:0",
 		logLevel:    slog.LevelDebug,
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(options{}, target{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(options{}, certOptions{}, target{})); diff != "" {
 		t.Errorf("options differ (-want +got):\n%s", diff)
+	}
+
+	got, err = parseFlags(strings.Fields("--certs-mode=self --certs-service=guard --webhook-configuration=guard.example --namespace=system "+
+		"--certs-secret=kept --certs-name=localhost --certs-name=::1 --certs-propagation=2s"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCerts := certOptions{
+		mode: "self", namespace: "system", secret: "kept", service: "guard",
+		names: []string{"localhost", "::1"}, configuration: "guard.example", propagation: 2 * time.Second,
+	}
+	if diff := cmp.Diff(wantCerts, got.certs, cmp.AllowUnexported(certOptions{})); diff != "" {
+		t.Errorf("options of certificates differ (-want +got):\n%s", diff)
 	}
 }
 
 func TestParseFlagsRefuses(t *testing.T) {
 	tests := []struct{ name, args, want string }{
 		{name: "unknown flag", args: "--cert-dir=/tls --certs=/tls", want: "unknown flag: --certs"},
-		{name: "no certificate", args: "", want: "--cert-dir is missing: the API server speaks only HTTPS to webhooks"},
+		{name: "no certificate", args: "", want: "--cert-dir is missing: the API server speaks only HTTPS to webhooks; without certificate files, name --certs-service and --webhook-configuration"},
+		{name: "mode", args: "--cert-dir=/tls --certs-mode=vault", want: `--certs-mode "vault": want self or files`},
+		{name: "files without files", args: "--certs-mode=files", want: "--cert-dir is missing: --certs-mode=files reads the certificate there"},
+		{
+			name: "standing alone with certificates of its own", args: "--standalone --certs-mode=self",
+			want: "--cert-dir is missing: --standalone cannot issue certificates itself (--certs-mode=self), since the API server keeps them",
+		},
+		{name: "standing alone with a configuration", args: "--standalone --cert-dir=/tls --webhook-configuration=guard", want: "--standalone and --webhook-configuration exclude each other"},
+		{
+			name: "self without names", args: "--certs-mode=self",
+			want: "--certs-service is missing: --certs-mode=self issues the certificate for it\n--webhook-configuration is missing: --certs-mode=self writes the CA into it",
+		},
+		{name: "self with files", args: "--certs-mode=self --cert-dir=/tls --certs-service=guard --webhook-configuration=guard", want: "--certs-mode=self and --cert-dir exclude each other"},
+		{name: "propagation", args: "--cert-dir=/tls --certs-propagation=0s", want: "--certs-propagation 0s: want at least 1s"},
 		{name: "argument", args: "--cert-dir=/tls serve", want: `unexpected argument "serve"`},
 		{name: "bind address", args: "--cert-dir=/tls --bind-address=localhost", want: `--bind-address "localhost": want an IP address`},
 		{name: "port", args: "--cert-dir=/tls --port=0", want: "--port 0: want 1 to 65535"},
@@ -69,7 +97,7 @@ func TestParseFlagsRefuses(t *testing.T) {
 		},
 		{name: "drain", args: "--cert-dir=/tls --drain=-1s", want: "--drain -1s: want zero or more"},
 		{name: "standing alone with a cluster", args: "--cert-dir=/tls --standalone --kubeconfig=k", want: "--standalone and --kubeconfig exclude each other"},
-		{name: "all at once", args: "--port=0 --drain=-1s", want: "--cert-dir is missing: the API server speaks only HTTPS to webhooks\n--port 0: want 1 to 65535\n--drain -1s: want zero or more"},
+		{name: "all at once", args: "--port=0 --drain=-1s", want: "--cert-dir is missing: the API server speaks only HTTPS to webhooks; without certificate files, name --certs-service and --webhook-configuration\n--port 0: want 1 to 65535\n--drain -1s: want zero or more"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -89,7 +117,7 @@ func TestHelp(t *testing.T) {
 	if _, err := parseFlags([]string{"--help"}, &help); !errors.Is(err, pflag.ErrHelp) {
 		t.Fatalf("error %v, want ErrHelp", err)
 	}
-	for _, want := range []string{"Usage: webhook --cert-dir DIR", "--configmap-name name", "(default 10250)"} {
+	for _, want := range []string{"webhook --cert-dir DIR [flags]", "--configmap-name name", "(default 10250)"} {
 		if !strings.Contains(help.String(), want) {
 			t.Errorf("help lacks %q:\n%s", want, &help)
 		}

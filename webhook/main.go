@@ -16,8 +16,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -28,7 +28,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -36,6 +35,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
+	"github.com/ip-masq-guard/ip-masq-guard/certs"
 	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
 
@@ -86,14 +86,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 	}
 	defer ctrlmetrics.Registry.Unregister(own)
 
-	certificate, err := certwatcher.New(filepath.Join(opts.certDir, "tls.crt"), filepath.Join(opts.certDir, "tls.key"))
-	if err != nil {
-		return fmt.Errorf("loading the certificate: %w", err)
-	}
 	cluster, err := restConfig(opts)
 	if err != nil {
 		return err
 	}
+	certificate, err := serving(opts, cluster, log)
+	if err != nil {
+		return err
+	}
+	if err := ctrlmetrics.Registry.Register(certificate); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	defer ctrlmetrics.Registry.Unregister(certificate)
 	timeout := stopTimeout
 	mgr, err := manager.New(cluster, manager.Options{
 		Logger:                  logr.FromSlogHandler(logHandler),
@@ -139,7 +143,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 		deciding: make(slots, runtime.GOMAXPROCS(0)),
 	})
 	ready := map[string]healthz.Checker{
-		"serving": mgr.GetWebhookServer().StartedChecker(),
+		"serving":     mgr.GetWebhookServer().StartedChecker(),
+		"certificate": certificate.Check,
 		"ranges": func(*http.Request) error {
 			return errorIf(watch.Cluster() == nil, "the cluster's ranges are not read yet")
 		},
@@ -149,9 +154,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 }
 
 // serve runs the manager until it fails, ctx ends, or untilStopped returns.
-func serve(ctx context.Context, mgr manager.Manager, certificate *certwatcher.CertWatcher, ready map[string]healthz.Checker, untilStopped func(context.Context)) error {
+func serve(ctx context.Context, mgr manager.Manager, certificate *certs.Serving, ready map[string]healthz.Checker, untilStopped func(context.Context)) error {
 	if err := mgr.Add(certificate); err != nil {
-		return fmt.Errorf("adding the certificate watch: %w", err)
+		return fmt.Errorf("adding the certificate: %w", err)
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("adding the health check: %w", err)
@@ -175,6 +180,33 @@ func serve(ctx context.Context, mgr manager.Manager, certificate *certwatcher.Ce
 		return fmt.Errorf("serving: %w", err)
 	}
 	return nil
+}
+
+// accountNamespace is where a pod finds its own namespace.
+const accountNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+// serving prepares the serving certificate, from files or of the webhook's own.
+func serving(opts options, cluster *rest.Config, log *slog.Logger) (*certs.Serving, error) {
+	settings := certs.Options{
+		Secret:        opts.certs.secret,
+		Configuration: opts.certs.configuration,
+		Rotation:      certs.Rotation{Propagation: opts.certs.propagation},
+	}
+	if opts.certs.service != "" {
+		settings.Namespace = opts.certs.namespace
+		if settings.Namespace == "" {
+			own, err := os.ReadFile(accountNamespace)
+			if err != nil {
+				return nil, fmt.Errorf("looking for the pod's namespace: %w (outside a pod, use --namespace)", err)
+			}
+			settings.Namespace = strings.TrimSpace(string(own))
+		}
+		settings.Names = certs.ServiceNames(opts.certs.service, settings.Namespace, opts.certs.names...)
+	}
+	if opts.certs.mode == certsFiles {
+		return certs.NewFiles(opts.certDir, cluster, settings, log)
+	}
+	return certs.NewSelf(cluster, settings, log)
 }
 
 // readPolicy reads the params and the custom rules.
