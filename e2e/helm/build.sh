@@ -1,0 +1,40 @@
+#!/bin/sh
+# Builds helm from the Go module that go.mod pins, and prints the folder that holds
+# it. A second run finds it there. The folder lies outside the checkout and is named
+# after everything that goes into the binary.
+#
+#	build.sh          build it if it is missing, print the folder
+#	build.sh --print  print the folder only, whether it exists or not
+#
+# IPMASQ_CACHE moves the cache; it needs about 60 MB a version. A first build takes
+# some minutes.
+set -eu
+
+cd "$(dirname "$0")"
+
+cache=${IPMASQ_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ip-masq-guard}
+key=$( { cat go.mod go.sum build.sh; go env GOVERSION GOOS GOARCH; } | sha256sum | cut -c1-16)
+dir=$cache/helm/$key
+
+if [ "${1:-}" = --print ] || [ -d "$dir" ]; then
+	echo "$dir"
+	exit
+fi
+
+mkdir -p "$cache/helm"
+temp=$(mktemp -d "$cache/helm/.build-XXXXXX")
+trap 'rm -rf "$temp"' EXIT
+trap 'exit 1' INT TERM
+
+version=$(go list -m -f '{{.Version}}' helm.sh/helm/v4)
+echo "building helm $version: minutes once, from the cache afterwards" >&2
+# Unstamped, helm calls itself v4 alone.
+CGO_ENABLED=0 go build -trimpath -buildvcs=false \
+	-ldflags "-s -w -X helm.sh/helm/v4/internal/version.version=$version" \
+	-o "$temp/helm" helm.sh/helm/v4/cmd/helm
+chmod 755 "$temp"
+
+# The rename publishes it at once. It fails when another build was faster; its folder
+# holds the same.
+mv -T "$temp" "$dir" 2>/dev/null || [ -d "$dir" ]
+echo "$dir"
