@@ -14,10 +14,10 @@ ISOLATED := $(shell [ "$$(id -u)" = 0 ] || echo "-exec 'unshare --map-root-user 
 REQUIRE_ALL := REQUIRE_NETNS=1 REQUIRE_CLUSTER=1 IPMASQ_BIN=$(CURDIR)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build test netns e2e bench fuzz golden lint demo deps controlplane clean
+.PHONY: help build test netns e2e bench fuzz golden lint demo deps controlplane nodes twonode cluster-up cluster-down clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/webhook, bin/agent and bin/kubectl-masq (static)
 	$(GOBUILD) -o bin/ ./webhook ./agent ./kubectl-masq
@@ -28,8 +28,12 @@ test: deps controlplane build ## run every test: units, rules, kernel, packets, 
 netns: deps ## run the tests that program a kernel, in namespaces of their own
 	REQUIRE_NETNS=1 go test -race -count=1 $(ISOLATED) ./agent/... ./e2e/netns
 
-e2e: deps controlplane build ## run the tests against a real API server, kubectl and kernel
+e2e: deps controlplane build twonode ## run the tests against a real API server, kubectl and kernel, and on a two-node cluster
 	$(REQUIRE_ALL) go test -race -count=1 -timeout 20m $(ISOLATED) ./e2e/...
+
+twonode: controlplane nodes build ## run the tests on a two-node cluster alone (root)
+	@.ci/deps cluster
+	REQUIRE_NODES=1 IPMASQ_BIN=$(CURDIR)/bin go test -count=1 -p 1 -timeout 20m ./e2e/twonode/...
 
 demo: ## show the main job: a bad edit refused, a good one in a kernel, packets to prove it
 	@.ci/deps demo
@@ -55,6 +59,17 @@ lint: ## check the code, the rules and the module files
 
 deps: ## install the commands that tests and demo need (Debian: apt-get)
 	@.ci/deps
+
+nodes: ## build what clusters with nodes need besides, into the same cache
+	@e2e/cluster/build.sh nodes
+
+cluster-up: ## bring up a two-node Kubernetes cluster on this machine (root); prints its KUBECONFIG
+	@.ci/deps cluster
+	@$(MAKE) --no-print-directory controlplane nodes build
+	@e2e/twonode/cluster.sh up
+
+cluster-down: ## end that cluster; nothing of it stays
+	@e2e/twonode/cluster.sh down
 
 controlplane: ## build kube-apiserver, etcd and kubectl once, into a cache outside the checkout
 	@e2e/cluster/build.sh

@@ -38,6 +38,30 @@ func Connect(a, b End) error {
 	return nil
 }
 
+// AddBridge adds a bridge with these addresses, up.
+func (h *Host) AddBridge(name string, addresses ...netip.Prefix) error {
+	if err := h.link.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}); err != nil {
+		return fmt.Errorf("adding bridge %s: %w", name, err)
+	}
+	return errors.Join(h.up(name), h.AddAddresses(name, addresses...))
+}
+
+// Plug makes an interface a port of a bridge.
+func (h *Host) Plug(name, bridge string) error {
+	port, err := h.link.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("looking for %s: %w", name, err)
+	}
+	master, err := h.link.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("looking for %s: %w", bridge, err)
+	}
+	if err := h.link.LinkSetMaster(port, master); err != nil {
+		return fmt.Errorf("plugging %s into %s: %w", name, bridge, err)
+	}
+	return nil
+}
+
 func (h *Host) up(name string) error {
 	link, err := h.link.LinkByName(name)
 	if err == nil {
@@ -68,10 +92,10 @@ func (h *Host) AddAddresses(name string, addresses ...netip.Prefix) error {
 	return nil
 }
 
-// AddRoute sends what goes to a prefix through a neighbour.
+// AddRoute sends what goes to a prefix through a neighbour, from now on.
 func (h *Host) AddRoute(to netip.Prefix, via netip.Addr) error {
 	route := &netlink.Route{Dst: ipNet(to.Masked()), Gw: via.AsSlice()}
-	if err := h.link.RouteAdd(route); err != nil {
+	if err := h.link.RouteReplace(route); err != nil {
 		return fmt.Errorf("adding route to %s via %s: %w", to, via, err)
 	}
 	return nil

@@ -41,21 +41,33 @@ type Host struct {
 
 // New makes a host with nothing in it but loopback, which is up.
 func New() (*Host, error) {
-	h, err := create()
+	h, err := create(unshare)
 	if err != nil {
 		return nil, fmt.Errorf("creating a network namespace: %w", err)
 	}
 	return h, nil
 }
 
-func create() (_ *Host, err error) {
+// Here is the host that this process runs in. It is meant for a process that has been
+// started in a network namespace of its own: loopback is set up there, and what else a
+// Host's methods do stays.
+func Here() (*Host, error) {
+	h, err := create(vnetns.Get)
+	if err != nil {
+		return nil, fmt.Errorf("opening the network namespace of this process: %w", err)
+	}
+	return h, nil
+}
+
+// create makes the host of the namespace that open returns.
+func create(open func() (vnetns.NsHandle, error)) (_ *Host, err error) {
 	h := &Host{ns: vnetns.None(), lock: -1}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.Close())
 		}
 	}()
-	if h.ns, err = unshare(); err != nil {
+	if h.ns, err = open(); err != nil {
 		return nil, err
 	}
 	// The lock is a file without a name, so that nothing is left behind however
