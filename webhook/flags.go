@@ -29,6 +29,7 @@ type options struct {
 	health      string
 	drain       time.Duration
 	logLevel    slog.Level
+	probe       bool
 	version     bool
 }
 
@@ -51,6 +52,7 @@ const (
 
 const usage = `Usage: webhook --certs-service NAME --webhook-configuration NAME [flags]
        webhook --cert-dir DIR [flags]
+       webhook --probe [flags]
 
 Serves a validating admission webhook that judges writes of the ip-masq-agent
 ConfigMap, at https://HOST:PORT/validate.
@@ -85,6 +87,7 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	flags.StringVar(&opts.health, "health-probe-bind-address", ":8081", "`address` for /healthz and /readyz (HTTP); 0 switches them off")
 	flags.DurationVar(&opts.drain, "drain", 10*time.Second, "how long to go on serving, not ready, after the first SIGTERM")
 	flags.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	flags.BoolVar(&opts.probe, "probe", false, "serve nothing: ask the API server to write a bad ConfigMap, as a dry run, and exit; 0: the webhook refused it")
 	flags.BoolVar(&opts.version, "version", false, "print the version and exit")
 	flags.Usage = func() {
 		_, _ = io.WriteString(help, usage+"Flags:\n"+flags.FlagUsagesWrapped(100)) // nothing can be done about an error here
@@ -111,7 +114,10 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 
 // check tells what is wrong with the values.
 func (o options) check() []error {
-	wrong := o.checkCerts()
+	var wrong []error
+	if !o.probe {
+		wrong = o.checkCerts()
+	}
 	if o.bindAddress != "" {
 		if _, err := netip.ParseAddr(o.bindAddress); err != nil {
 			wrong = append(wrong, fmt.Errorf("--bind-address %q: want an IP address", o.bindAddress))
@@ -130,6 +136,9 @@ func (o options) check() []error {
 	}
 	if problems := validation.IsDNS1123Subdomain(o.target.name); len(problems) > 0 {
 		wrong = append(wrong, fmt.Errorf("--configmap-name %q: %s", o.target.name, problems[0]))
+	}
+	if o.standalone && o.probe {
+		wrong = append(wrong, errors.New("--standalone and --probe exclude each other"))
 	}
 	if o.standalone && o.kubeconfig != "" {
 		wrong = append(wrong, errors.New("--standalone and --kubeconfig exclude each other"))

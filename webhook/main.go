@@ -67,6 +67,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 	case opts.version:
 		_, err := fmt.Fprintln(stdout, version)
 		return err
+	case opts.probe:
+		return probe(ctx, opts, stdout)
 	}
 	logHandler := slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.logLevel})
 	log := slog.New(logHandler)
