@@ -33,6 +33,7 @@ e2e: deps controlplane build twonode ## run the tests against a real API server,
 
 twonode: controlplane nodes build ## run the tests on a two-node cluster alone (root)
 	@.ci/deps cluster
+	@e2e/helm/build.sh
 	REQUIRE_NODES=1 IPMASQ_BIN=$(CURDIR)/bin go test -count=1 -p 1 -timeout 20m ./e2e/twonode/...
 
 demo: ## show the main job: a bad edit refused, a good one in a kernel, packets to prove it

@@ -95,9 +95,10 @@ type Cluster struct {
 
 // Sources are what the programs of a cluster are built from.
 type Sources struct {
-	Build string // the script e2e/cluster/build.sh
-	Root  string // of the source tree
-	Bin   string // a folder with the programs webhook and agent; empty: they are built
+	Build  string // the script e2e/cluster/build.sh
+	Root   string // of the source tree
+	Images string // a folder with webhook.tar and agent.tar; empty: they are made
+	Bin    string // a folder with the programs webhook and agent to make them of; empty: they are built
 }
 
 // Up starts a control plane and nodes of these names, at the same time, with all
@@ -107,7 +108,7 @@ func Up(ctx context.Context, folder string, sources Sources, nodes ...string) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	images, err := BuildImages(ctx, sources.Root, sources.Bin, folder)
+	images, err := BuildImages(ctx, sources, folder)
 	if err != nil {
 		return nil, nil, err
 	}

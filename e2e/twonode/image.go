@@ -16,16 +16,11 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
-	"strings"
 )
 
-// Images of the cluster. There is no registry: nodes have them imported, and pods say
-// imagePullPolicy: Never.
-const (
-	ProbeImage   = "ip-masq-guard.test/probe:e2e"
-	WebhookImage = "ip-masq-guard.test/webhook:e2e"
-	AgentImage   = "ip-masq-guard.test/agent:e2e"
-)
+// ProbeImage holds the probe; it is the pause image as well. There is no registry: what
+// pods run, nodes have imported.
+const ProbeImage = "ip-masq-guard.test/probe:e2e"
 
 // file is one entry of an image: a file of this machine, or a link.
 type file struct {
@@ -42,18 +37,43 @@ type image struct {
 	files      []file
 }
 
-// BuildImages builds the programs of the tree at root, unless bin names a folder that
-// has them, and writes the images of the probe, the webhook and the agent into the
-// folder. It returns the archives' paths.
-func BuildImages(ctx context.Context, root, bin, folder string) ([]string, error) {
+// BuildImages returns the archives of the images that nodes need: of the probe, and of
+// the webhook and the agent by the names that the chart gives them. Where the sources
+// have no images of these two, they are made of the programs and, for the agent, of
+// this machine's iptables.
+func BuildImages(ctx context.Context, sources Sources, folder string) ([]string, error) {
 	probe := filepath.Join(folder, "probe")
-	if err := build(ctx, root, probe, "./e2e/twonode/probe"); err != nil {
+	if err := build(ctx, sources.Root, probe, "./e2e/twonode/probe"); err != nil {
 		return nil, err
 	}
+	images := []image{{name: ProbeImage, entrypoint: []string{"/probe"}, files: []file{{path: "probe", source: probe}}}}
+	var archives []string
+	if sources.Images != "" {
+		archives = []string{filepath.Join(sources.Images, "webhook.tar"), filepath.Join(sources.Images, "agent.tar")}
+	} else {
+		ours, err := programImages(ctx, sources, folder)
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, ours...)
+	}
+	for n, i := range images {
+		archive := filepath.Join(folder, fmt.Sprintf("image-%d.tar", n))
+		if err := i.write(archive); err != nil {
+			return nil, fmt.Errorf("writing image %s: %w", i.name, err)
+		}
+		archives = append(archives, archive)
+	}
+	return archives, nil
+}
+
+// programImages are the webhook's and the agent's.
+func programImages(ctx context.Context, sources Sources, folder string) ([]image, error) {
+	bin := sources.Bin
 	if bin == "" {
 		bin = folder
 		for _, program := range []string{"webhook", "agent"} {
-			if err := build(ctx, root, filepath.Join(bin, program), "./"+program); err != nil {
+			if err := build(ctx, sources.Root, filepath.Join(bin, program), "./"+program); err != nil {
 				return nil, err
 			}
 		}
@@ -62,23 +82,26 @@ func BuildImages(ctx context.Context, root, bin, folder string) ([]string, error
 	if err != nil {
 		return nil, fmt.Errorf("collecting the files of iptables: %w", err)
 	}
-	var archives []string
-	for _, i := range []image{
-		{name: ProbeImage, entrypoint: []string{"/probe"}, files: []file{{path: "probe", source: probe}}},
-		{name: WebhookImage, entrypoint: []string{"/webhook"}, user: "65532:65532", files: []file{
+	chart, err := os.ReadFile(filepath.Join(sources.Root, "charts", "ip-masq-guard", "Chart.yaml"))
+	if err != nil {
+		return nil, fmt.Errorf("looking for the version of the images: %w", err)
+	}
+	match := regexp.MustCompile(`(?m)^appVersion: "?([^"\s]+)`).FindSubmatch(chart)
+	if match == nil {
+		return nil, errors.New("looking for the version of the images: no appVersion in Chart.yaml")
+	}
+	name := func(program string) string { return registry + program + ":" + string(match[1]) }
+	return []image{
+		{name: name("webhook"), entrypoint: []string{"/webhook"}, user: "65532:65532", files: []file{
 			{path: "webhook", source: filepath.Join(bin, "webhook")},
 		}},
-		{name: AgentImage, entrypoint: []string{"/agent"}, files: append(iptables,
+		{name: name("agent"), entrypoint: []string{"/agent"}, files: append(iptables,
 			file{path: "agent", source: filepath.Join(bin, "agent")})},
-	} {
-		archive := filepath.Join(folder, strings.NewReplacer("/", "-", ":", "-").Replace(i.name)+".tar")
-		if err := i.write(archive); err != nil {
-			return nil, fmt.Errorf("writing image %s: %w", i.name, err)
-		}
-		archives = append(archives, archive)
-	}
-	return archives, nil
+	}, nil
 }
+
+// registry begins the names of images, as in the chart's values.
+const registry = "ghcr.io/ip-masq-guard/"
 
 func build(ctx context.Context, root, binary, pkg string) error {
 	command := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, pkg)

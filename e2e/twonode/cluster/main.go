@@ -31,6 +31,7 @@ func main() {
 func run(place twonode.Place, args []string) error {
 	flags := flag.NewFlagSet("cluster", flag.ContinueOnError)
 	root := flags.String("root", ".", "the source tree")
+	images := flags.String("images", "", "a folder with the images webhook.tar and agent.tar; without it they are made")
 	bin := flags.String("bin", "", "a folder with the programs webhook and agent; without it they are built")
 	nodes := flags.String("nodes", "node-1,node-2", "names of the nodes")
 	kubeconfig := flags.String("kubeconfig", "", "the file that gets the administrator's kubeconfig once the cluster is up")
@@ -44,7 +45,7 @@ func run(place twonode.Place, args []string) error {
 	defer cancel()
 	begin := time.Now()
 	cluster, _, err := twonode.Up(ctx, place.Folder, twonode.Sources{
-		Build: filepath.Join(*root, "e2e", "cluster", "build.sh"), Root: *root, Bin: *bin,
+		Build: filepath.Join(*root, "e2e", "cluster", "build.sh"), Root: *root, Images: *images, Bin: *bin,
 	}, strings.Split(*nodes, ",")...)
 	if err != nil {
 		return err
