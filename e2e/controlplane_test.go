@@ -133,13 +133,15 @@ func loopbackUp() error {
 const serviceRange = "10.96.0.0/16"
 
 // auditPolicy records whose writes of ConfigMaps met which admission annotations,
-// and everything that the webhook asks of the API server.
+// and everything that the webhook asks of the API server, as a user or in a pod.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
 - level: Metadata
   users: [` + webhookUser + `]
+- level: Metadata
+  userGroups: ["system:serviceaccounts"]
 - level: Metadata
   verbs: [create, update, patch, delete, deletecollection]
   resources: [{group: "", resources: [configmaps]}]
