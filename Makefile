@@ -72,8 +72,9 @@ cluster-up: ## bring up a two-node Kubernetes cluster on this machine (root); pr
 cluster-down: ## end that cluster; nothing of it stays
 	@e2e/twonode/cluster.sh down
 
-controlplane: ## build kube-apiserver, etcd and kubectl once, into a cache outside the checkout
+controlplane: ## build kube-apiserver, etcd, kubectl and cert-manager once, into a cache outside the checkout
 	@e2e/cluster/build.sh
+	@e2e/certmanager/build.sh
 
 clean: ## remove what build left
 	rm -rf bin

@@ -539,7 +539,18 @@ func TestCertificates(t *testing.T) {
 			}
 		})
 	}
-	t.Run("Secret deleted", r.testSecretDeleted)
+	t.Run("Secret deleted", func(t *testing.T) {
+		r.testSecretLost(t, func(secrets coreclient.SecretInterface) error {
+			return secrets.Delete(t.Context(), certsName, metav1.DeleteOptions{})
+		})
+	})
+	t.Run("Secret emptied", func(t *testing.T) {
+		r.testSecretLost(t, func(secrets coreclient.SecretInterface) error {
+			empty := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: certsName}}
+			_, err := secrets.Update(t.Context(), empty, metav1.UpdateOptions{})
+			return err
+		})
+	})
 	t.Run("leader killed", r.testLeaderKilled)
 	t.Run("caBundle lost", r.testBundleLost)
 }
@@ -577,14 +588,15 @@ func (r *replicated) testOwnership(t *testing.T) {
 	}
 }
 
-// testSecretDeleted: replicas go on with what they have until there is more.
-func (r *replicated) testSecretDeleted(t *testing.T) {
+// testSecretLost: replicas go on with what they have until there is more.
+func (r *replicated) testSecretLost(t *testing.T, lose func(coreclient.SecretInterface) error) {
+	t.Helper()
 	before, err := r.secret(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if wrong := r.during(t, func() {
-		if err := r.core.Secrets(r.namespace).Delete(t.Context(), certsName, metav1.DeleteOptions{}); err != nil {
+		if err := lose(r.core.Secrets(r.namespace)); err != nil {
 			t.Fatal(err)
 		}
 		r.untilServed(t, string(before.Data["tls.crt"]))
