@@ -12,9 +12,11 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VE
 ISOLATED := $(shell [ "$$(id -u)" = 0 ] || echo "-exec 'unshare --map-root-user --net --mount'")
 # Nothing may be skipped, and the programs under test are those of this build.
 REQUIRE_ALL := REQUIRE_NETNS=1 REQUIRE_CLUSTER=1 IPMASQ_BIN=$(CURDIR)/bin
+# Only root can build images.
+REQUIRE_IMAGES := $(shell [ "$$(id -u)" != 0 ] || echo REQUIRE_IMAGES=1)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test netns e2e bench fuzz golden lint demo deps controlplane nodes twonode cluster-up cluster-down clean
+.PHONY: help build test netns e2e bench fuzz golden lint demo deps controlplane helm images nodes twonode cluster-up cluster-down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,13 +24,13 @@ help: ## list the targets
 build: ## build bin/webhook, bin/agent and bin/kubectl-masq (static)
 	$(GOBUILD) -o bin/ ./webhook ./agent ./kubectl-masq
 
-test: deps controlplane build ## run every test: units, rules, kernel, packets, real API server; installs what it needs
-	$(REQUIRE_ALL) go test -race -count=1 -timeout 30m $(ISOLATED) ./...
+test: deps controlplane helm build ## run every test: units, rules, kernel, packets, real API server; installs what it needs
+	$(REQUIRE_ALL) $(REQUIRE_IMAGES) go test -race -count=1 -timeout 30m $(ISOLATED) ./...
 
 netns: deps ## run the tests that program a kernel, in namespaces of their own
 	REQUIRE_NETNS=1 go test -race -count=1 $(ISOLATED) ./agent/... ./e2e/netns
 
-e2e: deps controlplane build twonode ## run the tests against a real API server, kubectl and kernel, and on a two-node cluster
+e2e: deps controlplane helm build twonode ## run the tests against a real API server, kubectl and kernel, and on a two-node cluster
 	$(REQUIRE_ALL) go test -race -count=1 -timeout 20m $(ISOLATED) ./e2e/...
 
 twonode: controlplane nodes build ## run the tests on a two-node cluster alone (root)
@@ -48,7 +50,7 @@ fuzz: ## fuzz the parser and the decision, FUZZTIME each (30s)
 	go test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./agent/config
 	go test -run '^$$' -fuzz FuzzDecide -fuzztime $(FUZZTIME) ./policy
 
-golden: deps controlplane build ## rewrite the golden files from what the code does now; read the diff
+golden: deps controlplane helm build ## rewrite the golden files from what the code does now; read the diff
 	$(REQUIRE_ALL) go test -count=1 $(ISOLATED) ./agent/ruleset ./policy ./webhook ./kubectl-masq ./e2e -args -update
 
 lint: ## check the code, the rules and the module files
@@ -57,9 +59,18 @@ lint: ## check the code, the rules and the module files
 	go run $(OPA) check --strict --schema policy/schema --capabilities policy/capabilities.json policy/rules
 	go mod tidy -diff
 	cd e2e/cluster && go mod tidy -diff
+	cd e2e/helm && go mod tidy -diff
 
 deps: ## install the commands that tests and demo need (Debian: apt-get)
 	@.ci/deps
+
+helm: ## build helm once, into the same cache
+	@e2e/helm/build.sh
+
+images: ## test the images, and write both to dist/ as docker-archives (root)
+	@.ci/deps
+	REQUIRE_IMAGES=1 go test -count=1 -timeout 20m ./e2e/images
+	VERSION=$(VERSION) e2e/images/build.sh dist
 
 nodes: ## build what clusters with nodes need besides, into the same cache
 	@e2e/cluster/build.sh nodes

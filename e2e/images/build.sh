@@ -9,8 +9,8 @@
 # caches. They lie in a storage of their own beside the other caches (IPMASQ_CACHE).
 #
 # From the environment: ARCH (this machine's), VERSION (dev), PREFIX (that of the
-# chart) for the image's name, SOURCE_DATE_EPOCH (that of the last commit), NO_CACHE=1
-# (run every step again). Needs root, buildah 1.28 and debootstrap.
+# chart) for the image's name, SOURCE_DATE_EPOCH and REVISION (those of the last
+# commit), NO_CACHE=1 (run every step again). Needs root, buildah 1.28 and debootstrap.
 set -euo pipefail
 
 out=$(realpath -m "${1:?usage: build.sh OUT [IMAGE...]}")
@@ -27,7 +27,7 @@ arch=${ARCH:-$own}
 version=${VERSION:-dev}
 prefix=${PREFIX:-ghcr.io/ip-masq-guard}
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
-revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+revision=${REVISION:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
 
 cache=${IPMASQ_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ip-masq-guard}/images
 mkdir -p "$cache" "$out"
@@ -86,7 +86,8 @@ done
 
 for image in "${images[@]}"; do
 	name=$prefix/$image:$version
-	run build --quiet --isolation chroot --pull-never --layers ${NO_CACHE:+--no-cache} --timestamp "$epoch" \
+	# A cached layer has the time of its first build; squashed it has that of this one.
+	run build --quiet --isolation chroot --pull-never --layers --squash ${NO_CACHE:+--no-cache} --timestamp "$epoch" \
 		--platform "linux/$arch" --build-arg BUILDPLATFORM="linux/$own" --build-arg TARGETOS=linux --build-arg TARGETARCH="$arch" \
 		--build-arg VERSION="$version" --build-arg REVISION="$revision" \
 		"${mounts[@]}" --file "Dockerfile.$image" --tag "$name" . >"$work/log" 2>&1 || {
