@@ -36,10 +36,8 @@ func TestInstalled(t *testing.T) {
 		"jsonpath={.status.desiredNumberScheduled} {.status.numberReady}"); got != "2 2" {
 		t.Errorf("agents desired and ready: %s, want 2 2", got)
 	}
-	nodes := p.kubectl(t, "", "get", "pods", "-n", namespace, "-l", "app.kubernetes.io/component=webhook", "-o",
-		`jsonpath={range .items[*]}{.spec.nodeName} {.status.conditions[?(@.type=="Ready")].status} {end}`)
-	if nodes != "node-1 True node-2 True " && nodes != "node-2 True node-1 True " {
-		t.Errorf("replicas of the webhook: %s", nodes)
+	if nodes := p.webhookNodes(t); nodes[0] == nodes[1] {
+		t.Errorf("both replicas of the webhook are on %s", nodes[0])
 	}
 	for _, n := range p.Nodes() {
 		eventually(t, followLimit, holds(n, save4, approved4...))
