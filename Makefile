@@ -33,10 +33,11 @@ netns: deps ## run the tests that program a kernel, in namespaces of their own
 e2e: deps controlplane helm build twonode ## run the tests against a real API server, kubectl and kernel, and on a two-node cluster
 	$(REQUIRE_ALL) go test -race -count=1 -timeout 20m $(ISOLATED) ./e2e/...
 
-twonode: controlplane nodes build ## run the tests on a two-node cluster alone (root)
+twonode: deps controlplane nodes helm build ## run the tests on a two-node cluster alone (root)
 	@.ci/deps cluster
-	@e2e/helm/build.sh
-	REQUIRE_NODES=1 IPMASQ_BIN=$(CURDIR)/bin go test -count=1 -p 1 -timeout 20m ./e2e/twonode/...
+	@VERSION=$$(sed -n 's/^appVersion: //p' charts/ip-masq-guard/Chart.yaml) e2e/images/build.sh bin/images
+	REQUIRE_NODES=1 IPMASQ_BIN=$(CURDIR)/bin IPMASQ_IMAGES=$(CURDIR)/bin/images \
+		go test -count=1 -p 1 -timeout 20m ./e2e/twonode/...
 
 demo: ## show the main job: a bad edit refused, a good one in a kernel, packets to prove it
 	@.ci/deps demo

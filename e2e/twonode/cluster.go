@@ -323,7 +323,7 @@ func (c *Cluster) register(name string) *Node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v4, v6 := controlPlaneIPv4.As4(), controlPlaneIPv6.As16()
-	last := byte(11 + len(c.nodes)) //nolint:gosec // nodes are few
+	last := byte(11 + len(c.nodes))
 	v4[3], v6[15] = last, last
 	n := &Node{
 		Name: name, IPv4: netip.AddrFrom4(v4), IPv6: netip.AddrFrom16(v6),
@@ -364,7 +364,6 @@ func (c *Cluster) route(n *Node, ranges []string) error {
 // KubectlCommand prepares kubectl as an administrator has it: nothing of the
 // machine's own configuration reaches it.
 func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) *exec.Cmd {
-	//nolint:gosec // the arguments are the caller's
 	command := exec.CommandContext(ctx, filepath.Join(c.binaries.ControlPlane, "kubectl"), args...)
 	home := filepath.Join(c.folder, "home")
 	command.Env = []string{"PATH=" + os.Getenv("PATH"), "KUBECONFIG=" + c.Admin, "HOME=" + home, "TMPDIR=" + c.folder, "LC_ALL=C"}

@@ -70,7 +70,7 @@ func TestEdit(t *testing.T) {
 		t.Fatal(err)
 	}
 	script := filepath.Join(dir, "editor")
-	if err := os.WriteFile(script, fmt.Appendf(nil, editor, visits), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(script, fmt.Appendf(nil, editor, visits), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	command := p.KubectlCommand(t.Context(), "edit", "configmap", configMap, "-n", "kube-system")
@@ -121,7 +121,7 @@ spec:
 	t.Cleanup(func() { p.kubectl(t, "", "delete", "pod", name, "--wait=false") })
 	p.kubectl(t, "", "wait", "--for=condition=Ready", "pod/"+name, "--timeout=60s")
 	var addresses []netip.Addr
-	for _, text := range strings.Fields(p.kubectl(t, "", "get", "pod", name, "-o", "jsonpath={.status.podIPs[*].ip}")) {
+	for text := range strings.FieldsSeq(p.kubectl(t, "", "get", "pod", name, "-o", "jsonpath={.status.podIPs[*].ip}")) {
 		addresses = append(addresses, netip.MustParseAddr(text))
 	}
 	if len(addresses) != 2 {

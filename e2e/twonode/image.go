@@ -129,9 +129,9 @@ func iptablesFiles(ctx context.Context) ([]file, error) {
 		return nil, err
 	}
 	for _, name := range names {
-		target, err := filepath.EvalSymlinks(name)
-		if err != nil {
-			return nil, err
+		target, broken := filepath.EvalSymlinks(name)
+		if broken != nil {
+			return nil, broken
 		}
 		if slices.Contains(programs, filepath.Base(target)) {
 			files = append(files, file{path: name[1:], link: filepath.Base(target)})
@@ -146,7 +146,7 @@ func iptablesFiles(ctx context.Context) ([]file, error) {
 	}
 	objects = append(objects, extensions...)
 
-	listing, err := output(exec.CommandContext(ctx, "ldd", objects...), "") //nolint:gosec // Debian's own files
+	listing, err := output(exec.CommandContext(ctx, "ldd", objects...), "")
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func iptablesFiles(ctx context.Context) ([]file, error) {
 // write makes a docker-archive: the layer, its configuration, and a manifest.
 func (i image) write(archive string) (err error) {
 	layer := &bytes.Buffer{}
-	if err := i.layer(layer); err != nil {
+	if err = i.layer(layer); err != nil {
 		return err
 	}
 	digest := sha256.Sum256(layer.Bytes())
@@ -186,7 +186,7 @@ func (i image) write(archive string) (err error) {
 	if err != nil {
 		return err
 	}
-	out, err := os.Create(archive) //nolint:gosec // in the cluster's own folder
+	out, err := os.Create(archive)
 	if err != nil {
 		return err
 	}
@@ -197,10 +197,10 @@ func (i image) write(archive string) (err error) {
 		content []byte
 	}{{"layer.tar", layer.Bytes()}, {"config.json", configuration}, {"manifest.json", manifest}} {
 		header := &tar.Header{Name: part.name, Mode: 0o644, Size: int64(len(part.content))}
-		if err := w.WriteHeader(header); err != nil {
+		if err = w.WriteHeader(header); err != nil {
 			return err
 		}
-		if _, err := w.Write(part.content); err != nil {
+		if _, err = w.Write(part.content); err != nil {
 			return err
 		}
 	}

@@ -88,7 +88,7 @@ func isolate() (code int, err error) {
 	}
 	defer func() { err = errors.Join(err, clean()) }()
 
-	command := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:gosec,noctx // this program; it ends by the signals below
+	command := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:noctx // it ends by the signals below
 	command.Args[0] = os.Args[0]
 	command.Env = append(os.Environ(), folderVariable+"="+folder)
 	command.Stdin, command.Stdout, command.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -104,7 +104,7 @@ func isolate() (code int, err error) {
 	// The kernel ties Pdeathsig to the thread that starts the child (prctl(2)).
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := command.Start(); err != nil {
+	if err = command.Start(); err != nil {
 		return 1, fmt.Errorf("starting in new namespaces (this needs root): %w", err)
 	}
 	ended := make(chan error, 1)
@@ -115,7 +115,7 @@ func isolate() (code int, err error) {
 		// Nothing in there keeps anything that a SIGKILL could harm, and with
 		// init every process of the namespace ends before Wait returns.
 		err = errors.Join(fmt.Errorf("ending on %s", s), command.Process.Kill())
-		<-ended
+		<-ended //nolint:errcheck // it was killed, so its error says nothing
 		if s == syscall.SIGTERM {
 			return 0, nil
 		}
@@ -262,7 +262,7 @@ func makeCgroup(name string) error {
 			continue
 		}
 		at := parent
-		for _, part := range strings.Split(name, "/") {
+		for part := range strings.SplitSeq(name, "/") {
 			for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 				value, err := os.ReadFile(filepath.Join(at, file))
 				if err == nil {

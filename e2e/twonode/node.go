@@ -238,17 +238,17 @@ func (n *Node) startContainerd(ctx context.Context, images []string) (err error)
 	if n.containerd, err = n.start("containerd", "containerd", "--config", filepath.Join(n.folder, "containerd.toml")); err != nil {
 		return err
 	}
-	if err := Wait(ctx, containerdLimit, func(ctx context.Context) error {
-		if err := n.containerd.alive(); err != nil {
-			return endedError{err}
+	if err = Wait(ctx, containerdLimit, func(ctx context.Context) error {
+		if ended := n.containerd.alive(); ended != nil {
+			return endedError{ended}
 		}
-		_, err := n.Run(ctx, "ctr", "version")
-		return err
+		_, asked := n.Run(ctx, "ctr", "version")
+		return asked
 	}); err != nil {
 		return err
 	}
 	for _, image := range images {
-		if err := n.Import(ctx, image); err != nil {
+		if err = n.Import(ctx, image); err != nil {
 			return err
 		}
 	}
@@ -277,12 +277,12 @@ func (n *Node) StopKubelet() { n.kubelet.kill() }
 
 // join waits until the node is Ready, makes its pods reachable from the control plane
 // and from outside, as the network of a cloud would, and starts kube-proxy.
-func (n *Node) join(ctx context.Context) (err error) {
+func (n *Node) join(ctx context.Context) error {
 	var ranges []string
 	if err := Wait(ctx, nodeLimit, func(ctx context.Context) error {
 		for _, p := range []*process{n.containerd, n.kubelet} {
-			if err := p.alive(); err != nil {
-				return endedError{err}
+			if ended := p.alive(); ended != nil {
+				return endedError{ended}
 			}
 		}
 		out, err := n.cluster.Kubectl(ctx, "", "get", "node", n.Name, "-o",
@@ -302,6 +302,7 @@ func (n *Node) join(ctx context.Context) (err error) {
 	if err := n.cluster.route(n, ranges); err != nil {
 		return err
 	}
+	var err error
 	n.proxy, err = n.start("kube-proxy", filepath.Join(n.cluster.binaries.Nodes, "kube-proxy"),
 		"--config="+filepath.Join(n.folder, "proxy.yaml"))
 	return err

@@ -84,20 +84,20 @@ func TestNoWriteFails(t *testing.T) {
 	for _, step := range []struct {
 		at   float64
 		name string
-		do   func(*testing.T)
+		do   func()
 	}{
-		{0.03, "the webhook is rolled out", func(t *testing.T) { p.rollout(t) }},
-		{0.25, "a new serving certificate is asked for", func(t *testing.T) { rotate(t, client, certs.RotateLeaf) }},
-		{0.35, "the leader's pod is deleted", func(t *testing.T) { deleteLeader(t, client) }},
-		{0.50, "a new CA is asked for", func(t *testing.T) { rotate(t, client, certs.RotateCA) }},
-		{0.80, "the webhook is rolled out again", func(t *testing.T) { p.rollout(t) }},
+		{0.03, "the webhook is rolled out", func() { p.rollout(t) }},
+		{0.25, "a new serving certificate is asked for", func() { rotate(t, client, certs.RotateLeaf) }},
+		{0.35, "the leader's pod is deleted", func() { deleteLeader(t, client) }},
+		{0.50, "a new CA is asked for", func() { rotate(t, client, certs.RotateCA) }},
+		{0.80, "the webhook is rolled out again", func() { p.rollout(t) }},
 	} {
 		select {
 		case <-time.After(time.Until(begin.Add(time.Duration(step.at * float64(limit))))):
 		case <-ctx.Done():
 		}
 		t.Logf("%5.1f s: %s", time.Since(begin).Seconds(), step.name)
-		step.do(t)
+		step.do()
 		t.Logf("%5.1f s: done", time.Since(begin).Seconds())
 	}
 	writing.Wait()
@@ -157,7 +157,7 @@ func (c *tally) write(ctx context.Context, client kubernetes.Interface, begin ti
 	}
 }
 
-func (c *tally) one(ctx context.Context, client kubernetes.Interface, text string, valid bool, begin time.Time) { //nolint:revive // valid is the expectation
+func (c *tally) one(ctx context.Context, client kubernetes.Interface, text string, valid bool, begin time.Time) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	start := time.Now()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,10 +51,14 @@ func run(place twonode.Place, args []string) error {
 	if err != nil {
 		return err
 	}
+	var report strings.Builder
 	for _, node := range cluster.Nodes() {
-		fmt.Fprintf(os.Stdout, "%s %s, pods %v\n", node.Name, node.IPv4, node.Pods)
+		fmt.Fprintf(&report, "%s %s, pods %v\n", node.Name, node.IPv4, node.Pods)
 	}
-	fmt.Fprintf(os.Stdout, "ready after %s\n", time.Since(begin).Round(time.Second))
+	fmt.Fprintf(&report, "ready after %s\n", time.Since(begin).Round(time.Second))
+	if _, err := io.WriteString(os.Stdout, report.String()); err != nil {
+		return fmt.Errorf("reporting: %w", err)
+	}
 	// The file tells others that the cluster is up, so it appears at once.
 	if err := cluster.WriteKubeconfig(*kubeconfig+".new", "https://"+place.Door.Addr().String()); err != nil {
 		return err

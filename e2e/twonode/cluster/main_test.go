@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -131,7 +130,7 @@ func lookAround(t *testing.T, temp string) map[string][]string {
 	for _, entry := range entries {
 		state["folders"] = append(state["folders"], entry.Name())
 	}
-	if err := filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
+	if err = filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
 		// Cgroups of others may come and go meanwhile.
 		if err == nil && entry.IsDir() && strings.HasPrefix(entry.Name(), "ip-masq-guard-twonode-") && ownedBy(temp, entry.Name()) {
 			state["cgroups"] = append(state["cgroups"], path)
@@ -160,8 +159,8 @@ func lookAround(t *testing.T, temp string) map[string][]string {
 		t.Fatal(err)
 	}
 	for _, command := range commands {
-		line, err := os.ReadFile(command)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		line, gone := os.ReadFile(command)
+		if gone != nil {
 			continue
 		}
 		directory, _ := os.Readlink(filepath.Join(filepath.Dir(command), "cwd"))
@@ -187,11 +186,11 @@ func lookAround(t *testing.T, temp string) map[string][]string {
 		"vm/overcommit_memory", "vm/panic_on_oom", "net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet",
 		"net/ipv6/conf/all/forwarding", "net/netfilter/nf_conntrack_max",
 	} {
-		value, err := os.ReadFile("/proc/sys/" + name)
-		state["sysctls"] = append(state["sysctls"], fmt.Sprintf("%s=%s%v", name, value, err))
+		value, unreadable := os.ReadFile("/proc/sys/" + name)
+		state["sysctls"] = append(state["sysctls"], fmt.Sprintf("%s=%s%v", name, value, unreadable))
 	}
 	for _, path := range []string{"/var/lib/kubelet", "/var/lib/cni", "/run/cni", "/run/containerd", "/run/netns", "/var/log/pods", "/var/lib/ip-masq-guard"} {
-		if _, err := os.Stat(path); err == nil {
+		if _, missing := os.Stat(path); missing == nil {
 			state["files"] = append(state["files"], path)
 		}
 	}

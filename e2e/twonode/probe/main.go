@@ -91,8 +91,8 @@ func serve(ctx context.Context, address string) error {
 	context.AfterFunc(ctx, func() { _ = listener.Close() })
 	for {
 		connection, err := listener.Accept()
-		if ctx.Err() != nil {
-			return nil
+		if errors.Is(err, net.ErrClosed) {
+			return nil // told to end
 		}
 		if err != nil {
 			return err
