@@ -1,7 +1,6 @@
 package certs
 
 import (
-	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -20,7 +19,7 @@ func newReplica(t *testing.T) *Serving {
 	s, err := NewSelf(&rest.Config{Host: "https://nobody.invalid"}, Options{
 		Namespace: "system", Secret: "kept", Configuration: "guard",
 		Rotation: Rotation{Names: ServiceNames("guard", "system"), Propagation: time.Second},
-	}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

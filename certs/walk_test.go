@@ -254,7 +254,7 @@ func (w *world) check(t *testing.T) {
 			t.Fatalf("replica %d serves what begins at %s; it is %s", i, leaf.NotBefore, w.now)
 		}
 		// An API server may be behind by the time of propagation.
-		for j := len(w.bundles) - 1; j >= 0; j-- {
+		for j := range slices.Backward(w.bundles) {
 			if j+1 < len(w.bundles) && w.now.Sub(w.bundles[j+1].since) >= propagation {
 				break
 			}

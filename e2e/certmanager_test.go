@@ -65,7 +65,8 @@ func TestCertManager(t *testing.T) {
 	}
 	golden := filepath.Join("testdata", "certmanager.yaml")
 	if *update {
-		if err := os.WriteFile(golden, []byte(strings.ReplaceAll(string(made), r.namespace, "NAMESPACE")), 0o600); err != nil {
+		text := strings.ReplaceAll(string(made), r.namespace, "NAMESPACE")
+		if err = os.WriteFile(golden, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -278,7 +278,7 @@ func (b *balancer) pass(client net.Conn) {
 			defer func() { _ = client.Close() }()
 			_, _ = io.Copy(client, server) // its end is all there is to know
 		}()
-		defer func() { _ = server.Close() }() //nolint:revive // the loop ends here
+		defer func() { _ = server.Close() }()
 		_, _ = io.Copy(server, client)
 		return
 	}
@@ -564,7 +564,7 @@ func (r *replicated) testOwnership(t *testing.T) {
 	var owned []string
 	for _, entry := range configuration.ManagedFields {
 		if entry.Manager == "ip-masq-guard-certs" {
-			owned = append(owned, string(entry.FieldsV1.Raw))
+			owned = append(owned, entry.FieldsV1.GetRawString())
 		}
 	}
 	const want = `{"f:webhooks":{"k:{\"name\":\"validate.ip-masq-guard.io\"}":{"f:clientConfig":{"f:caBundle":{}}}}}`

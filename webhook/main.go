@@ -96,7 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 	if err != nil {
 		return err
 	}
-	if err := ctrlmetrics.Registry.Register(certificate); err != nil {
+	if err = ctrlmetrics.Registry.Register(certificate); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	defer ctrlmetrics.Registry.Unregister(certificate)
