@@ -145,7 +145,7 @@ func TestChartSchemaKnowsTheRules(t *testing.T) {
 			Rules struct{ Properties map[string]any }
 		}
 	}
-	if err := json.Unmarshal(text, &schema); err != nil {
+	if err = json.Unmarshal(text, &schema); err != nil {
 		t.Fatal(err)
 	}
 	files, err := filepath.Glob("../policy/rules/*.rego")
@@ -198,7 +198,7 @@ func TestChartPrograms(t *testing.T) {
 			}
 			file := filepath.Join(t.TempDir(), "ip-masq-agent")
 			if text := configOf(t, all); text != "" {
-				if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				if err = os.WriteFile(file, []byte(text), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}

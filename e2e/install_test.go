@@ -42,7 +42,7 @@ func TestChartIsAccepted(t *testing.T) {
 	for name, args := range renders() {
 		t.Run(name, func(t *testing.T) {
 			namespace, guarded := c.namespace(t, "chart"), c.namespace(t, "guarded")
-			args := append(slices.Clone(args), "--set", "configMap.namespace="+guarded)
+			args = append(slices.Clone(args), "--set", "configMap.namespace="+guarded)
 			if name == "cert-manager" {
 				crds := filepath.Join(certManagerParts(t), "crds")
 				k.must(t, "", "apply", "--server-side", "-f", crds)
@@ -152,7 +152,7 @@ func (i *installation) runWebhook(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "params.yaml"), []byte(params), 0o600); err != nil {
+	if err = os.WriteFile(filepath.Join(dir, "params.yaml"), []byte(params), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// The last one of a flag counts: addresses and files are those of this machine.
@@ -162,6 +162,7 @@ func (i *installation) runWebhook(t *testing.T) {
 		fmt.Sprintf("--health-probe-bind-address=127.0.0.1:%d", ports[1]),
 		"--params="+filepath.Join(dir, "params.yaml"),
 		"--kubeconfig="+i.account(t, release),
+		"--certs-propagation=1s", // there is one API server and one replica
 	)
 	i.metrics, i.health = fmt.Sprintf("http://127.0.0.1:%d/metrics", ports[0]), fmt.Sprintf("http://127.0.0.1:%d/readyz", ports[1])
 	if i.webhook, err = startProcess(dir, "webhook", append([]string{program(t, "webhook")}, args...)...); err != nil {
@@ -273,7 +274,7 @@ func TestChartLife(t *testing.T) {
 	}
 	// The ConfigMap of the release is judged like anybody's.
 	const bad = "configMap.create=true,configMap.config.nonMasqueradeCIDRs={192.168.1.0/16}"
-	got := i.helm.run(t.Context(), "upgrade", release, chart, "--namespace", i.namespace, "--reset-then-reuse-values", "--set", bad)
+	got := i.run(t.Context(), "upgrade", release, chart, "--namespace", i.namespace, "--reset-then-reuse-values", "--set", bad)
 	if got.exit == 0 || !strings.Contains(got.stderr, `"192.168.1.0/16" has host bits set; write 192.168.0.0/16`) {
 		t.Errorf("upgrade to a bad configuration: %s", got)
 	}
@@ -284,6 +285,16 @@ func TestChartLife(t *testing.T) {
 	unharmed(t, "rollback of a failed upgrade")
 	i.breakGlass(t, trusted)
 	i.rights(t)
+
+	// A Secret that somebody deletes comes back with an upgrade, and is filled again.
+	k.must(t, "", "delete", "secret", release+"-certs", "-n", i.namespace)
+	i.must(t, "upgrade", release, chart, "--namespace", i.namespace, "--reset-then-reuse-values")
+	eventually(t, guardLimit+time.Minute, func() error {
+		if got := i.kept(t); !strings.Contains(got, "tls.crt") {
+			return fmt.Errorf("the Secret holds %q", got)
+		}
+		return nil
+	})
 
 	i.must(t, "uninstall", release, "--namespace", i.namespace)
 	// A webhook that is on its way out must not bring anything back.
@@ -450,12 +461,13 @@ func TestMonitoringNamesRealMetrics(t *testing.T) {
 
 	pages := map[string]bool{}
 	for line := range strings.Lines(page) {
-		if name, ok := strings.CutPrefix(line, "# TYPE "); ok {
-			name, kind, _ := strings.Cut(strings.TrimSpace(name), " ")
-			pages[name] = true
-			if kind == "histogram" {
-				pages[name+"_bucket"], pages[name+"_sum"], pages[name+"_count"] = true, true, true
-			}
+		fields := strings.Fields(line)
+		if len(fields) != 4 || fields[1] != "TYPE" {
+			continue
+		}
+		pages[fields[2]] = true
+		if fields[3] == "histogram" {
+			pages[fields[2]+"_bucket"], pages[fields[2]+"_sum"], pages[fields[2]+"_count"] = true, true, true
 		}
 	}
 	// Counters of what has not happened here.

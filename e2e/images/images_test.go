@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -112,9 +113,7 @@ func read(t *testing.T, file string) image {
 		t.Fatal(err)
 	}
 	for _, layer := range manifest[0].Layers {
-		for name, e := range untar(t, parts[layer].content) {
-			img.entries[name] = e
-		}
+		maps.Copy(img.entries, untar(t, parts[layer].content))
 	}
 	return img
 }
@@ -142,16 +141,16 @@ func untar(t *testing.T, text []byte) map[string]entry {
 // list is what is in the image: mode, owner, path and where a link leads. Sizes are
 // not in it, since Debian mends its packages.
 func (i image) list() string {
-	var lines []string
-	for name, e := range i.entries {
-		line := fmt.Sprintf("%s %d:%d /%s", e.FileInfo().Mode(), e.Uid, e.Gid, name)
+	var list strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(i.entries)) {
+		e := i.entries[name]
+		fmt.Fprintf(&list, "%s %d:%d /%s", e.FileInfo().Mode(), e.Uid, e.Gid, name)
 		if e.Linkname != "" {
-			line += " -> " + e.Linkname
+			list.WriteString(" -> " + e.Linkname)
 		}
-		lines = append(lines, line+"\n")
+		list.WriteByte('\n')
 	}
-	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(a[strings.Index(a, "/"):], b[strings.Index(b, "/"):]) })
-	return strings.Join(lines, "")
+	return list.String()
 }
 
 // size is that of all files, in bytes.
@@ -166,14 +165,7 @@ func (i image) size() (sum int64) {
 func (i image) unpack(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
-	names := slices.Sorted(func(yield func(string) bool) {
-		for name := range i.entries {
-			if !yield(name) {
-				return
-			}
-		}
-	})
-	for _, name := range names { // a folder sorts before what is in it
+	for _, name := range slices.Sorted(maps.Keys(i.entries)) { // a folder sorts before what is in it
 		e, at := i.entries[name], filepath.Join(root, name)
 		err := os.MkdirAll(filepath.Dir(at), 0o755)
 		switch e.Typeflag {
@@ -350,7 +342,7 @@ func linked(t *testing.T, img image, machine elf.Machine) {
 func openToAll(t *testing.T, root string) {
 	t.Helper()
 	for folder := root; folder != os.TempDir() && folder != "/"; folder = filepath.Dir(folder) {
-		if err := os.Chmod(folder, 0o755); err != nil { //nolint:gosec // a root directory is for everybody
+		if err := os.Chmod(folder, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
