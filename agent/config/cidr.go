@@ -71,8 +71,8 @@ func explainCIDR(s string) *fault {
 	if !hasMask {
 		return explainAddress(bare)
 	}
-	if address, _, ok := strings.Cut(address, "%"); ok {
-		if p, ok := meantCIDR(address + "/" + mask); ok {
+	if unzoned, _, ok := strings.Cut(address, "%"); ok {
+		if p, ok := meantCIDR(unzoned + "/" + mask); ok {
 			return wrong("has a zone, which a range cannot have", "write "+p.String())
 		}
 	}
@@ -220,7 +220,7 @@ func classfulCIDR(addr netip.Addr) (netip.Prefix, bool) {
 // splitCIDRs returns the CIDRs of a text that holds nothing else, or nil.
 func splitCIDRs(s string) []string {
 	var cidrs []string
-	for field := range strings.FieldsFuncSeq(s, func(r rune) bool { return isFiller(r) }) {
+	for field := range strings.FieldsFuncSeq(s, isFiller) {
 		if field == "-" {
 			continue // a list whose line breaks are lost
 		}

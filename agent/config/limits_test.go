@@ -12,7 +12,7 @@ import (
 // TestParseHostile gives Parse the texts that are meant to exhaust it.
 func TestParseHostile(t *testing.T) {
 	fill := func(unit string) string { return strings.Repeat(unit, config.MaxBytes/len(unit)) }
-	bomb := "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+	bomb := "a0: &a0 [a, b, c, d, e, f, g, h, i, j]\n"
 	for i := 1; i < 9; i++ {
 		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i-1), 10), ", "))
 	}
