@@ -405,14 +405,15 @@ func (p *parser) checkCharacters() bool {
 	return true
 }
 
-// checkIndentation refuses a tab before a comment on a line of its own. The upstream
-// agent's loader refuses it nearly everywhere, v3 nowhere.
+// checkIndentation refuses a tab before a comment where only indentation and the marks
+// of a list or mapping stand before it. There the upstream agent's loader refuses it
+// nearly everywhere, v3 nowhere.
 func (p *parser) checkIndentation() bool {
 	for offset := 0; offset < len(p.text); {
 		line := yamlLine(p.text[offset:])
-		bare := strings.TrimLeft(line, " \t")
-		tab := strings.IndexByte(line[:len(line)-len(bare)], '\t')
-		if tab >= 0 && strings.HasPrefix(bare, "#") {
+		before, _, commented := strings.Cut(line, "#")
+		tab := strings.IndexByte(before, '\t')
+		if commented && tab >= 0 && strings.Trim(before, " \t-?:") == "" && !documentMarker(line) {
 			p.tab(p.position(offset+tab), strings.TrimSpace(line))
 			return false
 		}
