@@ -55,7 +55,7 @@ func TestParseComposed(t *testing.T) {
 	}()
 	for range *composed {
 		var b strings.Builder
-		for range 1 + random.IntN(14) {
+		for range 1 + random.IntN(30) {
 			b.WriteString(parts[random.IntN(len(parts))])
 			if random.IntN(3) > 0 {
 				b.WriteByte(' ')

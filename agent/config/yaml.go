@@ -357,25 +357,18 @@ func skipProperties(s string, offset int) int {
 
 // skipProperty skips an anchor or a tag, and the blanks and comments behind it.
 func skipProperty(s string, offset int) int {
-	const blanks = " \t\r\n"
-	for offset < len(s) && strings.IndexByte(blanks, s[offset]) < 0 {
-		offset++
-	}
-	for offset < len(s) {
-		switch {
-		case strings.IndexByte(blanks, s[offset]) >= 0:
-			offset++
-		case s[offset] == '#':
-			end := strings.IndexByte(s[offset:], '\n')
-			if end < 0 {
-				return len(s)
-			}
-			offset += end
-		default:
+	const blanks = " \t" + yamlBreaks
+	end := strings.IndexAny(s[offset:], blanks)
+	for end >= 0 {
+		offset += end
+		rest := strings.TrimLeft(s[offset:], blanks+byteOrderMark)
+		offset = len(s) - len(rest)
+		if !strings.HasPrefix(rest, "#") {
 			return offset
 		}
+		end = strings.IndexAny(rest, yamlBreaks)
 	}
-	return offset
+	return len(s)
 }
 
 // checkEncoding refuses what is not UTF-8: the API server does so in data, and
