@@ -80,7 +80,7 @@ func TestParseHostile(t *testing.T) {
 			if len(problems) == 0 || problems[0].Code != test.code {
 				t.Errorf("want %s first, got %.300s", test.code, fmt.Sprint(problems))
 			}
-			if took > 5*time.Second { // far above what it takes, so that only growth fails
+			if took > 30*time.Second { // far above what it takes even on a busy machine, so that only growth fails
 				t.Errorf("took %v", took)
 			}
 		})
