@@ -18,7 +18,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
-var update = flag.Bool("update", false, "rewrite what is generated or formatted")
+var rewrite = flag.Bool("update", false, "rewrite what is generated or formatted")
 
 // regoFiles are the Rego files below a directory of this package, tests too.
 func regoFiles(t *testing.T, directory string) []string {
@@ -104,7 +104,7 @@ func TestRegoFormat(t *testing.T) {
 			}
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(string(formatted), string(text)); diff != "" && *update {
+		if diff := cmp.Diff(string(formatted), string(text)); diff != "" && *rewrite {
 			if err := os.WriteFile(name, formatted, 0o600); err != nil {
 				t.Fatal(err)
 			}
