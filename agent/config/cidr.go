@@ -54,7 +54,7 @@ func explainCIDR(s string) *fault {
 		}
 	}
 	if several := splitCIDRs(s); len(several) > 1 {
-		return wrong("holds several CIDRs", "write each as an element of its own: "+strings.Join(several, ", "))
+		return wrong("holds several CIDRs", "write each as an element of its own: "+enumerate(several))
 	}
 	if first, last, ok := strings.Cut(bare, "-"); ok {
 		if cover := rangeCIDRs(strings.TrimSpace(first), strings.TrimSpace(last)); cover != nil {
@@ -239,8 +239,15 @@ func isFiller(r rune) bool {
 	return unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) || strings.ContainsRune(`,;"'[]`, r)
 }
 
-// maxCover is how many CIDRs a remedy lists for a range.
+// maxCover is how many CIDRs a remedy lists.
 const maxCover = 8
+
+func enumerate(cidrs []string) string {
+	if len(cidrs) > maxCover {
+		return strings.Join(cidrs[:maxCover], ", ") + ", …"
+	}
+	return strings.Join(cidrs, ", ")
+}
 
 // rangeCIDRs returns the CIDRs that cover a range of addresses exactly, if they are
 // few.

@@ -147,6 +147,9 @@ func checkProblems(t *testing.T, text string, problems []config.Problem) {
 		if utf8.RuneCountInString(p.Text) > 64 {
 			t.Errorf("the text has more than 64 characters: %q", p)
 		}
+		if len(p.Path)+len(p.Message)+len(p.Remedy) > 4096 {
+			t.Errorf("longer than anybody reads: %.300s", p)
+		}
 		if (p.Line == 0) != (p.Column == 0) || p.Line > len(lines) {
 			t.Fatalf("the position is not in the text: %+v", p)
 		}

@@ -66,6 +66,8 @@ func TestParseHostile(t *testing.T) {
 		{"folded", "a: >\n" + fill(" b\n")[9:], config.CodeUnknownKey},
 		{"plain over many lines", "a: b\n" + fill(" b\n")[9:], config.CodeUnknownKey},
 		{"a duration of a megabyte", "resyncInterval: " + fill("9h")[20:], config.CodeBadDuration},
+		{"a duration of many days", "resyncInterval: 1m" + strings.Repeat("1d", 10000), config.CodeBadDuration},
+		{"CIDRs in one element", "nonMasqueradeCIDRs: ['" + fill("1.0.0.0/8,")[30:] + "']", config.CodeBadCIDR},
 		{"a number of a megabyte", "cidrLimit: " + fill("1")[12:], config.CodeWrongType},
 		{"a CIDR of a megabyte", "nonMasqueradeCIDRs: [" + fill("1.")[24:] + "]", config.CodeBadCIDR},
 		{"CIDRs in one text of a megabyte", "nonMasqueradeCIDRs: '" + fill("1.0.0.0/8,")[24:] + "'", config.CodeWrongType},
