@@ -245,7 +245,7 @@ func (h *handler) logDecision(ctx context.Context, req *request, judged policy.R
 		slog.Bool("dryRun", judged.DryRun),
 		slog.Bool("allowed", decision.Allowed),
 		slog.String("rules", strings.Join(violatedRules(decision.Findings), ",")),
-		slog.Duration("duration", time.Since(judged.Time)),
+		slog.Float64("seconds", time.Since(judged.Time).Seconds()),
 	)
 	for _, finding := range decision.Findings {
 		if finding.Failed { // why is in the response; the message may quote the configuration

@@ -437,7 +437,7 @@ func TestLogHasNoConfiguration(t *testing.T) {
 		}}
 	}))
 	h.log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey || a.Key == "duration" {
+		if a.Key == slog.TimeKey || a.Key == "seconds" {
 			return slog.Attr{}
 		}
 		return a
