@@ -45,7 +45,7 @@ type Engine struct {
 // New compiles the built-in rules and custom ones. An error names file, line and
 // column. It starts nothing that would have to be stopped.
 func New(ctx context.Context, params Params, sources []Source) (*Engine, error) {
-	ctx, cancel := context.WithTimeout(ctx, compileLimit)
+	ctx, cancel := context.WithTimeoutCause(ctx, compileLimit, fmt.Errorf("not done after %s", compileLimit))
 	defer cancel()
 	type result struct {
 		engine *Engine
@@ -102,9 +102,13 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if e.input, err = paramsInput(params, actions); err != nil {
 		return nil, err
 	}
-	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).WithSchemas(schemaSet())
+	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).
+		WithSchemas(schemaSet(decodedSchema()))
 	if compiler.Compile(modules); compiler.Failed() {
 		return nil, explain(compiler.Errors)
+	}
+	if err := checkRefs(modules); err != nil {
+		return nil, err
 	}
 	queries := make([]string, len(e.entries))
 	for i, entry := range e.entries {

@@ -83,7 +83,12 @@ func parseModule(name string, text []byte) (*ast.Module, error) {
 // explain makes one error of what the parser or compiler reports, a line each.
 func explain(err error) error {
 	var several ast.Errors
-	if !errors.As(err, &several) {
+	var single *ast.Error
+	switch {
+	case errors.As(err, &several):
+	case errors.As(err, &single):
+		several = ast.Errors{single}
+	default:
 		return err
 	}
 	slices.SortStableFunc(several, func(a, b *ast.Error) int {
@@ -271,8 +276,10 @@ func customEntries(modules map[string]*ast.Module) ([]entry, error) {
 	for _, name := range slices.Sorted(maps.Keys(packages)) {
 		sets := map[string]*ast.Location{}
 		docs := ""
+		broken := false
 		for _, module := range packages[name] {
 			own, err := setsOf(module, "deny", "violation", "warn")
+			broken = broken || err != nil
 			errs = append(errs, err)
 			for set, location := range own {
 				if sets[set] == nil {
@@ -285,7 +292,7 @@ func customEntries(modules map[string]*ast.Module) ([]entry, error) {
 				}
 			}
 		}
-		if len(sets) == 0 && !isRead(packages[name][0].Package.Path, modules) {
+		if len(sets) == 0 && !broken && !isRead(packages[name][0].Package.Path, modules) {
 			errs = append(errs, fmt.Errorf("%s: package %s offers none of deny, warn and violation, and no other package reads it",
 				placeOf(packages[name][0].Package.Location), name))
 		}
@@ -376,12 +383,57 @@ func Schema() []byte {
 	return text
 }
 
-func schemaSet() *ast.SchemaSet {
+func schemaSet(schema any) *ast.SchemaSet {
+	set := ast.NewSchemaSet()
+	set.Put(ast.SchemaRootRef, schema)
+	return set
+}
+
+func decodedSchema() any {
 	var schema any
 	if err := util.NewJSONDecoder(bytes.NewReader(Schema())).Decode(&schema); err != nil {
 		panic(fmt.Sprintf("decoding the input schema: %v", err)) // embedded
 	}
-	set := ast.NewSchemaSet()
-	set.Put(ast.SchemaRootRef, schema)
-	return set
+	return schema
+}
+
+// nonNull is a schema without the null of what may be null.
+func nonNull(schema any) any {
+	switch schema := schema.(type) {
+	case map[string]any:
+		if either, ok := schema["anyOf"].([]any); ok && len(either) == 2 {
+			return nonNull(either[0]) // null stands second throughout the schema
+		}
+		without := map[string]any{}
+		for key, value := range schema {
+			without[key] = nonNull(value)
+		}
+		return without
+	case []any:
+		without := make([]any, len(schema))
+		for i, value := range schema {
+			without[i] = nonNull(value)
+		}
+		return without
+	default:
+		return schema
+	}
+}
+
+// checkRefs finds references to what the input does not have, which would be
+// undefined for ever. OPA's type checker knows no null: it takes what may be null for
+// anything, and finds nothing below. So this looks at the input as if nothing were
+// null, and only for such references, since other errors of types, as in a
+// comparison with null, come from that.
+func checkRefs(modules map[string]*ast.Module) error {
+	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithSchemas(schemaSet(nonNull(decodedSchema())))
+	compiler.SetErrorLimit(0)
+	compiler.Compile(modules)
+	undefined := slices.DeleteFunc(compiler.Errors, func(err *ast.Error) bool {
+		return err.Code != ast.TypeErr || !strings.HasPrefix(err.Message, "undefined ref: ")
+	})
+	if len(undefined) == 0 {
+		return nil
+	}
+	return explain(undefined)
 }

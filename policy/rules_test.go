@@ -55,7 +55,7 @@ func parseFiles(t *testing.T, names []string) map[string]*ast.Module {
 func TestRego(t *testing.T) {
 	runner := tester.NewRunner().
 		SetCompiler(ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).
-			WithRewriteTestRules(true).WithSchemas(schemaSet())).
+			WithRewriteTestRules(true).WithSchemas(schemaSet(decodedSchema()))).
 		SetModules(parseFiles(t, regoFiles(t, "rules"))).
 		SetDefaultRegoVersion(ast.RegoV1).
 		RaiseBuiltinErrors(true)
