@@ -123,12 +123,11 @@ const benchServerEnv = "WEBHOOK_BENCH_SERVER"
 func TestMain(m *testing.M) {
 	if kind := os.Getenv(benchServerEnv); kind != "" {
 		if err := serveBench(kind); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			panic(err)
 		}
 		return
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // serveBench serves over TLS 1.3 until its standard input ends. It prints its URL.
@@ -153,7 +152,9 @@ func serveBench(kind string) error {
 	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
 	server.StartTLS()
 	defer server.Close()
-	fmt.Fprintln(os.Stdout, server.URL)
+	if _, err := fmt.Fprintln(os.Stdout, server.URL); err != nil {
+		return err
+	}
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
 }
@@ -191,7 +192,7 @@ func BenchmarkHandler(b *testing.B) {
 // benchServer starts a server and returns what sends a review to it and measures.
 func benchServer(b *testing.B, kind string) func(body []byte) time.Duration {
 	b.Helper()
-	server := exec.CommandContext(context.WithoutCancel(b.Context()), os.Args[0]) //nolint:gosec // this very program
+	server := exec.CommandContext(context.WithoutCancel(b.Context()), os.Args[0])
 	server.Env = append(os.Environ(), benchServerEnv+"="+kind)
 	input, err := server.StdinPipe()
 	if err != nil {
@@ -205,7 +206,7 @@ func benchServer(b *testing.B, kind string) func(body []byte) time.Duration {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
-		if err := errors.Join(input.Close(), server.Wait()); err != nil {
+		if err = errors.Join(input.Close(), server.Wait()); err != nil {
 			b.Errorf("server %s: %v", kind, err)
 		}
 	})
@@ -214,7 +215,7 @@ func benchServer(b *testing.B, kind string) func(body []byte) time.Duration {
 		b.Fatal(err)
 	}
 	url = strings.TrimSpace(url) + "/validate?timeout=10s"
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // a server of the test
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	b.Cleanup(client.CloseIdleConnections)
 	return func(body []byte) time.Duration {
 		started := time.Now()

@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 	case err != nil:
 		return fmt.Errorf("reading the flags: %w", err)
 	case opts.version:
-		_, err := fmt.Fprintln(stdout, version)
+		_, err = fmt.Fprintln(stdout, version)
 		return err
 	}
 	logHandler := slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.logLevel})
@@ -81,7 +81,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 		return err
 	}
 	own := newMetrics(version, engine.Revision())
-	if err := ctrlmetrics.Registry.Register(own); err != nil {
+	if err = ctrlmetrics.Registry.Register(own); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	defer ctrlmetrics.Registry.Unregister(own)
@@ -141,9 +141,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 	ready := map[string]healthz.Checker{
 		"serving": mgr.GetWebhookServer().StartedChecker(),
 		"ranges": func(*http.Request) error {
-			return errorIf(watch.Cluster() == nil, "the cluster's ranges are not read yet")
+			if watch.Cluster() == nil {
+				return errors.New("the cluster's ranges are not read yet")
+			}
+			return nil
 		},
-		"draining": func(*http.Request) error { return errorIf(draining.Load(), "asked to stop") },
+		"draining": func(*http.Request) error {
+			if draining.Load() {
+				return errors.New("asked to stop")
+			}
+			return nil
+		},
 	}
 	return serve(ctx, mgr, certificate, ready, func(ctx context.Context) { drain(ctx, signals, opts.drain, &draining, log) })
 }
@@ -198,13 +206,6 @@ func readPolicy(opts options) (policy.Params, []policy.Source, error) {
 		sources = append(sources, found...)
 	}
 	return params, sources, nil
-}
-
-func errorIf(failed bool, message string) error {
-	if failed {
-		return errors.New(message)
-	}
-	return nil
 }
 
 // restConfig tells how to reach the API server. Standing alone still takes a

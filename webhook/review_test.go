@@ -104,14 +104,14 @@ func TestReviews(t *testing.T) {
 			}
 			checkLimits(t, answer.Warnings, recorder.Body.Len())
 			var got bytes.Buffer
-			if err := json.Indent(&got, recorder.Body.Bytes(), "", "  "); err != nil {
+			if err = json.Indent(&got, recorder.Body.Bytes(), "", "  "); err != nil {
 				t.Fatal(err)
 			}
 			got.WriteByte('\n')
 			scrubbed := scrub.ReplaceAll(got.Bytes(), []byte(`"$1": "HEX"`))
 			golden := filepath.Join("testdata", tt.name+".response.json")
 			if *update {
-				if err := os.WriteFile(golden, scrubbed, 0o600); err != nil {
+				if err = os.WriteFile(golden, scrubbed, 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}

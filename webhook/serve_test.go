@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -214,11 +215,7 @@ type failingReader struct{}
 
 func (failingReader) Read([]byte) (int, error) { return 0, errLost }
 
-var errLost = errorString("connection lost")
-
-type errorString string
-
-func (e errorString) Error() string { return string(e) }
+var errLost = errors.New("connection lost")
 
 // TestNotOurs has reviews of everything but the one ConfigMap.
 func TestNotOurs(t *testing.T) {
