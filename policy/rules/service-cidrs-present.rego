@@ -33,7 +33,7 @@ default _hint := "give the rule a complete input"
 
 _hint := lib.remedy(input.derived.uncovered.service)
 
-_effect := "where services are routed, pods would be seen with the address of their node"
+_effect := "routed services would see the node's address"
 
 # Without params, unknown ranges are a denial: nobody has said that they may be unknown.
 deny contains v if {

@@ -4,7 +4,7 @@ import data.ipmasq.service_cidrs_present
 
 _uncovered(ranges) := {"derived": {"list_absent": false, "uncovered": {"service": ranges}}}
 
-_effect := "where services are routed, pods would be seen with the address of their node"
+_effect := "routed services would see the node's address"
 
 _not_judged := {
 	"rule": "service-cidrs-present",
