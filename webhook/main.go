@@ -80,6 +80,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 	if err != nil {
 		return err
 	}
+	log.LogAttrs(ctx, slog.LevelInfo, "starting", slog.String("version", version), slog.String("revision", engine.Revision()),
+		slog.Int("customRuleFiles", len(sources)), slog.Bool("standalone", opts.standalone))
 	own := newMetrics(version, engine.Revision())
 	if err = ctrlmetrics.Registry.Register(own); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)

@@ -36,7 +36,7 @@ const (
 	// The wait before a failed call of the API server is tried again doubles from
 	// the first to the last.
 	firstRetry = time.Second
-	lastRetry  = 30 * time.Second
+	lastRetry  = 8 * time.Second
 )
 
 // clusterRanges are the ranges of a cluster by kind; a nil slice is unknown.
@@ -224,7 +224,7 @@ func (w *clusterWatch) follow(ctx context.Context, kind client.Object) error {
 		}
 		if ctx.Err() == nil {
 			w.log.LogAttrs(ctx, slog.LevelError, "objects not watched",
-				slog.String("kind", fmt.Sprintf("%T", kind)), slog.String("err", err.Error()), slog.Duration("retry", wait))
+				slog.String("kind", fmt.Sprintf("%T", kind)), slog.String("err", err.Error()), slog.String("retry", wait.String()))
 		}
 		if !sleep(ctx, wait) {
 			return nil // asked to stop

@@ -283,8 +283,8 @@ func TestFollow(t *testing.T) {
 		if w.followServices(t.Context(), slog.LevelWarn) {
 			t.Error("a kind that is not there is followed")
 		}
-		if got := time.Since(started); got != (1+2+4+8+16+30+30)*time.Second {
-			t.Errorf("gave up after %s, want 91s", got)
+		if got := time.Since(started); got != (1+2+4+8+8+8+8)*time.Second {
+			t.Errorf("gave up after %s, want 39s", got)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

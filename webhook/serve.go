@@ -279,7 +279,7 @@ func drain(ctx context.Context, signals <-chan os.Signal, grace time.Duration, d
 		return
 	case received := <-signals:
 		draining.Store(true)
-		log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.String("signal", received.String()), slog.Duration("grace", grace))
+		log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.String("signal", received.String()), slog.String("grace", grace.String()))
 	}
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
