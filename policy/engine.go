@@ -18,15 +18,21 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
-// Bounds in time. Together they stay well below the seconds that an API server
-// waits for a webhook, so that an author reads which rule was late rather than that
-// the webhook was.
-const (
-	compileLimit = 10 * time.Second
-	fastLimit    = 500 * time.Millisecond // for all rules at once
-	slowLimit    = time.Second            // for all of them one by one, when that failed
-	entryLimit   = 100 * time.Millisecond // for one of them
-)
+// compileLimit bounds New.
+const compileLimit = 10 * time.Second
+
+// limits bound a decision in time.
+type limits struct {
+	all   time.Duration // for all rules at once
+	each  time.Duration // for one of them, when that failed
+	total time.Duration // for all of them one by one
+}
+
+// defaultLimits stay well below the seconds that an API server waits for a webhook,
+// so that an author reads which rule was late rather than that the webhook was.
+func defaultLimits() limits {
+	return limits{all: 500 * time.Millisecond, each: 100 * time.Millisecond, total: time.Second}
+}
 
 // Engine judges requests; it is safe for concurrent use.
 type Engine struct {
@@ -40,6 +46,7 @@ type Engine struct {
 	defaults text            // what agents have without a text
 	texts    textCache
 	watchdog watchdog
+	limits   limits
 }
 
 // New compiles the built-in rules and custom ones. An error names file, line and
@@ -80,7 +87,7 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{params: params, reads: partsRead(custom), watchdog: newWatchdog(), defaults: textOf(config.Default(), params.Agent)}
+	e := &Engine{params: params, reads: partsRead(custom), watchdog: newWatchdog(), limits: defaultLimits(), defaults: textOf(config.Default(), params.Agent)}
 	entries, err := builtinEntries(builtin, params)
 	if err != nil {
 		return nil, err
@@ -272,7 +279,7 @@ func (e *Engine) ask(ctx context.Context, d *document) []Finding {
 		return nil
 	}
 	value, _, err := e.watchdog.evaluate(ctx, evaluation{
-		query: &e.all, input: d.value(), now: d.request.Time, limit: fastLimit, strict: true,
+		query: &e.all, input: d.value(), now: d.request.Time, limit: e.limits.all, strict: true,
 	})
 	switch sets, ok := value.(*ast.Array); {
 	case err == nil && ok && sets.Len() == len(e.entries):
@@ -291,10 +298,10 @@ func (e *Engine) ask(ctx context.Context, d *document) []Finding {
 // askEach evaluates the rules one by one.
 func (e *Engine) askEach(ctx context.Context, d *document) []Finding {
 	var findings []Finding
-	deadline := time.Now().Add(slowLimit)
+	deadline := time.Now().Add(e.limits.total)
 	for i := range e.entries {
 		entry := &e.entries[i]
-		limit := min(entryLimit, time.Until(deadline))
+		limit := min(e.limits.each, time.Until(deadline))
 		if limit <= 0 {
 			findings = append(findings, entry.failed("other rules used up the time, so it was not asked"))
 			continue

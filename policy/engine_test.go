@@ -17,7 +17,16 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
+// engine has so much time that a busy machine does not matter.
 func engine(t *testing.T, params string, sources ...Source) *Engine {
+	t.Helper()
+	e := promptEngine(t, params, sources...)
+	e.limits = limits{all: time.Minute, each: time.Minute, total: time.Minute}
+	return e
+}
+
+// promptEngine has the time that it has in the webhook.
+func promptEngine(t *testing.T, params string, sources ...Source) *Engine {
 	t.Helper()
 	parsed, err := ParseParams([]byte(params))
 	if err != nil {
@@ -343,7 +352,7 @@ func TestRevision(t *testing.T) {
 func TestDecideWithoutContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	d := engine(t, "", hostile("endless", `deny contains "x" if { some i in numbers.range(1, 1000000000); i < 0 }`)).
+	d := promptEngine(t, "", hostile("endless", `deny contains "x" if { some i in numbers.range(1, 1000000000); i < 0 }`)).
 		Decide(ctx, update("nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\n"), smallCluster())
 	want := `deny metadata.name: the write could not be judged: the request ended first: context canceled; ` +
 		`try again; if it stays, tell those who run the webhook [policy-decides]` + "\n"

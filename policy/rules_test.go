@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"io/fs"
@@ -177,5 +178,24 @@ func TestEveryRuleIsTestedAndDocumented(t *testing.T) {
 		if !strings.Contains(string(docs), "\n## "+id+"\n") {
 			t.Errorf("docs/rules.md has no heading ## %s", id)
 		}
+	}
+}
+
+// TestCapabilitiesFile keeps the file that stock tools read.
+func TestCapabilitiesFile(t *testing.T) {
+	if *rewrite {
+		if err := os.WriteFile("capabilities.json", Capabilities(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile("capabilities.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(Capabilities()), string(got)); diff != "" {
+		t.Errorf("capabilities.json is out of date; run go test ./policy -args -update (-want +got):\n%s", diff)
+	}
+	if _, err := ast.LoadCapabilitiesJSON(bytes.NewReader(got)); err != nil {
+		t.Error(err)
 	}
 }
