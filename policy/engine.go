@@ -80,7 +80,7 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRules(params); err != nil {
+	if err = checkRules(params); err != nil {
 		return nil, err
 	}
 	custom, err := customModules(sources, builtin)
@@ -114,17 +114,16 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if compiler.Compile(modules); compiler.Failed() {
 		return nil, explain(compiler.Errors)
 	}
-	if err := checkRefs(modules); err != nil {
+	if err = checkRefs(modules); err != nil {
 		return nil, err
 	}
 	queries := make([]string, len(e.entries))
+	e.each = make([]query, len(e.entries))
 	for i, entry := range e.entries {
 		queries[i] = entry.query
-		one, err := prepare(ctx, compiler, entry.query)
-		if err != nil {
+		if e.each[i], err = prepare(ctx, compiler, entry.query); err != nil {
 			return nil, err
 		}
-		e.each = append(e.each, one)
 	}
 	e.all, err = prepare(ctx, compiler, "["+strings.Join(queries, ", ")+"]")
 	return e, err
@@ -167,7 +166,7 @@ func actionsOf(modules map[string]*ast.Module, params Params) (map[string]Action
 func revisionOf(builtin map[string]*ast.Module, sources []Source, params Params) (string, error) {
 	digest := sha256.New()
 	add := func(name string, content []byte) {
-		fmt.Fprintf(digest, "%d %s %d ", len(name), name, len(content))
+		digest.Write(fmt.Appendf(nil, "%d %s %d ", len(name), name, len(content)))
 		digest.Write(content)
 	}
 	for _, name := range slices.Sorted(maps.Keys(builtin)) {

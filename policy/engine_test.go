@@ -189,7 +189,7 @@ deny data["config"]:1 nonMasqueradeCIDRs: nobody knows the service ranges of thi
 		},
 		{
 			name: "link-local", request: update(good + "- 169.254.0.0/16\nmasqLinkLocal: true\n"),
-			want: `deny data["config"]:5 masqLinkLocal: masqLinkLocal: true asks to masquerade 169.254.0.0/16, ` +
+			want: `deny data["config"]:5 masqLinkLocal: masqLinkLocal asks to masquerade 169.254.0.0/16, ` +
 				`but 169.254.0.0/16 (nonMasqueradeCIDRs[2]) spares it, and the list wins; ` +
 				`drop masqLinkLocal, or make the list spare less [link-local-consistent]` + "\n",
 		},

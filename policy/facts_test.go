@@ -211,7 +211,9 @@ func TestNewCluster(t *testing.T) {
 		{"none", []Range{}, true, nil},
 		{"host bits", []Range{{netip.MustParsePrefix("10.1.2.3/16"), ""}}, true, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}},
 		{
-			"IPv4 in IPv6 notation", []Range{{netip.MustParsePrefix("::ffff:10.0.0.0/104"), ""}}, true,
+			"IPv4 in IPv6 notation",
+			[]Range{{netip.MustParsePrefix("::ffff:10.0.0.0/104"), ""}},
+			true,
 			[]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		},
 		{"more than IPv4 in IPv6 notation", []Range{{netip.MustParsePrefix("::ffff:10.0.0.0/90"), ""}}, true, nil},

@@ -42,7 +42,7 @@ func (d *document) value() ast.Value {
 	}
 	return ast.LazyObject(map[string]any{
 		"request":   d.requestInput(),
-		partConfig:  d.new.input(d.read[partConfig]),
+		partConfig:  d.configInput(),
 		partOld:     d.oldInput(),
 		"problems":  problemsInput(d.new.problems),
 		"object":    objectInput(d.request),
@@ -98,9 +98,16 @@ func familyOf(prefix netip.Prefix) string {
 	return addressFamilies[1].name
 }
 
+func (d *document) configInput() any {
+	if d.read[partConfig] {
+		return d.new.input(cidrList(&d.new.config))
+	}
+	return d.new.input(cidrsInput{&d.new.config})
+}
+
 func (d *document) oldInput() any {
 	if d.read[partOld] {
-		return d.old.input(true)
+		return d.old.input(cidrList(&d.old.config))
 	}
 	return textInput{&d.old}
 }
@@ -111,7 +118,9 @@ func (d *document) oldInput() any {
 type textInput struct{ text *text }
 
 // MarshalJSON gives the configuration, or null.
-func (i textInput) MarshalJSON() ([]byte, error) { return json.Marshal(i.text.input(false)) }
+func (i textInput) MarshalJSON() ([]byte, error) {
+	return json.Marshal(i.text.input(cidrsInput{&i.text.config}))
+}
 
 // cidrsInput is a list that becomes JSON only when a rule reads it.
 type cidrsInput struct{ config *config.Config }
@@ -125,20 +134,21 @@ func (i cidrsInput) MarshalJSON() ([]byte, error) {
 	return json.Marshal(list)
 }
 
-// input is the configuration that t is, or null.
-func (t *text) input(now bool) any {
+// cidrList is the list converted at once.
+func cidrList(c *config.Config) ast.Value {
+	terms := make([]*ast.Term, len(c.NonMasquerade))
+	for i := range terms {
+		terms[i] = ast.NewTerm(cidrInputOf(c, i).object())
+	}
+	return ast.NewArray(terms...)
+}
+
+// input is the configuration that t is, with its list in either form; or null.
+func (t *text) input(list any) any {
 	if !t.loads {
 		return nil
 	}
 	c := &t.config
-	list := any(cidrsInput{c})
-	if now {
-		values := make([]*ast.Term, len(c.NonMasquerade))
-		for i := range values {
-			values[i] = ast.NewTerm(cidrInputOf(c, i).object())
-		}
-		list = ast.NewArray(values...)
-	}
 	return map[string]any{
 		config.KeyNonMasqueradeCIDRs: list,
 		config.KeyMasqLinkLocal:      c.MasqueradeLinkLocal,

@@ -57,19 +57,21 @@ func documentOf(t *testing.T, e *Engine, req Request, cluster *Cluster, reads ma
 	return d
 }
 
-var awkwardTexts = []string{
-	"nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\nresyncInterval: 1500ms\n",
-	"",
-	"resyscInterval: 60s\n",
-	"nonMasqueradeCIDRs:\n- 10.0.0.0/33\n",
-	"nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 10.1.0.0/16\n- 10.1.0.0/16\n- 10.0.0.0/8\n",
-	"nonMasqueradeCIDRs: [0.0.0.0/1, 128.0.0.0/1, \"::/0\"]\nmasqLinkLocal: true\nmasqLinkLocalIPv6: true\n",
-	"nonMasqueradeCIDRs: []\ncidrLimit: 0\n",
+func awkwardTexts() []string {
+	return []string{
+		"nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\nresyncInterval: 1500ms\n",
+		"",
+		"resyscInterval: 60s\n",
+		"nonMasqueradeCIDRs:\n- 10.0.0.0/33\n",
+		"nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 10.1.0.0/16\n- 10.1.0.0/16\n- 10.0.0.0/8\n",
+		"nonMasqueradeCIDRs: [0.0.0.0/1, 128.0.0.0/1, \"::/0\"]\nmasqLinkLocal: true\nmasqLinkLocalIPv6: true\n",
+		"nonMasqueradeCIDRs: []\ncidrLimit: 0\n",
+	}
 }
 
 func requests() []Request {
 	var list []Request
-	for _, text := range awkwardTexts {
+	for _, text := range awkwardTexts() {
 		list = append(list, update(text))
 	}
 	create := update("nonMasqueradeCIDRs: [10.0.0.0/8]")
@@ -92,18 +94,15 @@ func TestInputIsOfTheSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	var schema any
-	if err := json.Unmarshal(Schema(), &schema); err != nil {
+	if err = json.Unmarshal(Schema(), &schema); err != nil {
 		t.Fatal(err)
 	}
 	for _, cluster := range []*Cluster{smallCluster(), NewCluster(nil, nil, nil), NewCluster([]Range{}, nil, []Range{})} {
 		for _, req := range requests() {
-			value, err := ast.JSON(forced(documentOf(t, e, req, cluster, nil).value()))
-			if err != nil {
-				t.Fatal(err)
-			}
-			results, err := validate.Eval(ctx, rego.EvalInput(map[string]any{"document": value, "schema": schema}))
-			if err != nil || len(results) != 1 {
-				t.Fatalf("%v, %d results", err, len(results))
+			value := jsonOf(t, documentOf(t, e, req, cluster, nil))
+			results, failure := validate.Eval(ctx, rego.EvalInput(map[string]any{"document": value, "schema": schema}))
+			if failure != nil || len(results) != 1 {
+				t.Fatalf("%v, %d results", failure, len(results))
 			}
 			if errors, _ := results[0].Bindings["errors"].([]any); len(errors) > 0 {
 				t.Fatalf("%s: %v", req.Operation, errors)
@@ -118,6 +117,15 @@ func TestInputIsOfTheSchema(t *testing.T) {
 	if errors, _ := results[0].Bindings["errors"].([]any); len(errors) == 0 {
 		t.Error("the schema allows anything")
 	}
+}
+
+func jsonOf(t *testing.T, d *document) any {
+	t.Helper()
+	value, err := ast.JSON(forced(d.value()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
 }
 
 // forced converts every part.
@@ -151,11 +159,7 @@ func TestInputIsTheSameLazyOrNot(t *testing.T) {
 func TestInput(t *testing.T) {
 	e := benchEngine(t)
 	req := update("nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 10.1.0.0/16\nresyncInterval: 90s\nfoo: 1\n")
-	got, err := ast.JSON(forced(documentOf(t, e, req, smallCluster(), nil).value()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want any
+	var got, want any
 	if err := json.Unmarshal([]byte(`{
   "request": {
     "operation": "UPDATE", "namespace": "kube-system", "name": "ip-masq-agent", "user": "alice",
@@ -226,15 +230,14 @@ func TestInput(t *testing.T) {
 }`), &want); err != nil {
 		t.Fatal(err)
 	}
-	text, err := json.Marshal(got)
+	text, err := json.Marshal(jsonOf(t, documentOf(t, e, req, smallCluster(), nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var decoded any
-	if err := json.Unmarshal(text, &decoded); err != nil {
+	if err = json.Unmarshal(text, &got); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, decoded); diff != "" {
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("inputs differ (-want +got):\n%s", diff)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
+//nolint:gochecknoglobals // flags of tests are made before the tests run
 var rewrite = flag.Bool("update", false, "rewrite what is generated or formatted")
 
 // regoFiles are the Rego files below a directory of this package, tests too.

@@ -82,11 +82,13 @@ func TestDetail(t *testing.T) {
 		{"no hint, no docs", Finding{Rule: "payments", Message: "no"}, "no [payments]"},
 		{"hostile", Finding{Rule: "a\nb", Message: "x\ny\x00", Hint: "1\r\n\t2"}, "x y  [a b]\n  1\n   2"},
 		{
-			"a long hint", Finding{Rule: "r", Message: "m", Hint: strings.Repeat("x\n", 20)},
+			"a long hint",
+			Finding{Rule: "r", Message: "m", Hint: strings.Repeat("x\n", 20)},
 			"m [r]" + strings.Repeat("\n  x", 12) + "\n  and 8 more lines",
 		},
 		{
-			"a long message", Finding{Rule: "r", Message: strings.Repeat("ü", 2000)},
+			"a long message",
+			Finding{Rule: "r", Message: strings.Repeat("ü", 2000)},
 			strings.Repeat("ü", 1019) + "… [r]",
 		},
 	} {
@@ -156,7 +158,8 @@ and 10 more
 docs: https://github.com/ip-masq-guard/ip-masq-guard/blob/main/docs/rules.md`,
 		},
 		{
-			"no finding at all", Decision{},
+			"no finding at all",
+			Decision{},
 			"0 problems; nothing was changed\n" +
 				"docs: https://github.com/ip-masq-guard/ip-masq-guard/blob/main/docs/rules.md",
 		},
