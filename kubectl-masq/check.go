@@ -49,7 +49,7 @@ Exit codes: 0 approved, warnings allowed; 1 violations, or a configuration that 
 
 JSON output is one object:
   file, allowed, revision     what was checked, the verdict, and the digest over rules and params
-  findings[]                  rule, action (deny or warn), path, line and column in the file (0: no such place),
+  findings[]                  rule, action (deny or warn), key, path, line and column in the file (0: no such place),
                               text, message, hint, docs; exact is false where only the begin of the value is known,
                               and valueLine and valueColumn then count inside the value; failed: the rule itself failed
   effect                      against the agents' defaults: known, nowMasqueraded[], noLongerMasqueraded[], omitted`

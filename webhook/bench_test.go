@@ -127,6 +127,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	adoptLoggers(slog.DiscardHandler) // once: webhooks that tests run share the libraries' loggers
 	m.Run()
 }
 

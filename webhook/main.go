@@ -49,28 +49,35 @@ const stopTimeout = 15 * time.Second
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	if err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr, signals); err != nil {
+	if err := run(context.Background(), os.Args[1:], process{os.Stdout, os.Stderr, signals, adoptLoggers}); err != nil {
 		fmt.Fprintln(os.Stderr, "webhook:", err)
 		os.Exit(1)
 	}
 }
 
+// process is what belongs to the process as a whole.
+type process struct {
+	stdout, stderr io.Writer // help and version; logs
+	signals        <-chan os.Signal
+	adoptLoggers   func(slog.Handler) // makes libraries log there; their loggers are global
+}
+
 // run serves until a signal arrives and the drain is over, or ctx ends, or a part
-// fails. Logs go to stderr.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <-chan os.Signal) error {
-	opts, err := parseFlags(args, stdout)
+// fails.
+func run(ctx context.Context, args []string, p process) error {
+	opts, err := parseFlags(args, p.stdout)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		return nil
 	case err != nil:
 		return fmt.Errorf("reading the flags: %w", err)
 	case opts.version:
-		_, err = fmt.Fprintln(stdout, version)
+		_, err = fmt.Fprintln(p.stdout, version)
 		return err
 	}
-	logHandler := slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.logLevel})
+	logHandler := slog.NewJSONHandler(p.stderr, &slog.HandlerOptions{Level: opts.logLevel})
 	log := slog.New(logHandler)
-	adoptLoggers(logHandler)
+	p.adoptLoggers(logHandler)
 
 	params, sources, err := readPolicy(opts)
 	if err != nil {
@@ -155,7 +162,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 			return nil
 		},
 	}
-	return serve(ctx, mgr, certificate, ready, func(ctx context.Context) { drain(ctx, signals, opts.drain, &draining, log) })
+	return serve(ctx, mgr, certificate, ready, func(ctx context.Context) { drain(ctx, p.signals, opts.drain, &draining, log) })
 }
 
 // serve runs the manager until it fails, ctx ends, or untilStopped returns.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -83,7 +84,7 @@ func startWebhook(t *testing.T, certDir string, args ...string) *running {
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
-		r.done <- run(ctx, args, io.Discard, r.log, r.signals)
+		r.done <- run(ctx, args, process{io.Discard, r.log, r.signals, func(slog.Handler) {}})
 	}()
 	t.Cleanup(func() {
 		r.client.CloseIdleConnections()
@@ -372,7 +373,7 @@ func TestRunRefuses(t *testing.T) {
 				"--standalone", "--bind-address=127.0.0.1", "--cert-dir=" + certDir,
 				"--metrics-bind-address=0", "--health-probe-bind-address=0",
 			}, tt.args...)
-			err := run(ctx, args, io.Discard, io.Discard, nil)
+			err := run(ctx, args, process{io.Discard, io.Discard, nil, func(slog.Handler) {}})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("run = %v, want ... %s", err, tt.want)
 			}
@@ -383,7 +384,7 @@ func TestRunRefuses(t *testing.T) {
 func TestVersionAndHelp(t *testing.T) {
 	for flag, want := range map[string]string{"--version": "dev\n", "--help": "Usage: webhook"} {
 		var out bytes.Buffer
-		if err := run(t.Context(), []string{flag}, &out, io.Discard, nil); err != nil || !strings.HasPrefix(out.String(), want) {
+		if err := run(t.Context(), []string{flag}, process{&out, io.Discard, nil, func(slog.Handler) {}}); err != nil || !strings.HasPrefix(out.String(), want) {
 			t.Errorf("run(%s) = %v, printed %q; want %q", flag, err, &out, want)
 		}
 	}
