@@ -41,7 +41,7 @@ func TestNewRefuses(t *testing.T) {
 		{"what is not in the input", []Source{hostile("a", `deny contains "x" if input.config.nonMasqueradeCIDR`)}, `a.rego:3:22: undefined ref: input.config.nonMasqueradeCIDR, want (one of): ["cidrLimit" "defaulted" "masqLinkLocal" "masqLinkLocalIPv6" "nonMasqueradeCIDRs" "resyncInterval"]`},
 		{"what is not in a CIDR", []Source{hostile("a", `deny contains r.cidrs if some r in input.config.nonMasqueradeCIDRs`)}, `a.rego:3:15: undefined ref: r.cidrs, want (one of): ["cidr" "family" "line" "path"]`},
 		{"unused variables", []Source{hostile("a", `deny contains "x" if { y := 1; input.config == null }`)}, "a.rego:3:24: assigned var y unused"},
-		{"recursion", []Source{hostile("a", "deny contains \"x\" if two(1)\n\none if two(2)\n\ntwo(_) if one")}, "a.rego:5:1: rule data.ipmasq.a.one is recursive: data.ipmasq.a.one -> data.ipmasq.a.two -> data.ipmasq.a.one"},
+		{"recursion", []Source{hostile("a", "deny contains \"x\" if left(1)\n\nright if left(2)\n\nleft(_) if right")}, "a.rego:5:1: rule data.ipmasq.a.right is recursive: data.ipmasq.a.right -> data.ipmasq.a.left -> data.ipmasq.a.right"},
 		{"another tree", []Source{{"a.rego", []byte("package payments\n\ndeny contains \"x\" if true\n")}}, "a.rego:1: package payments is not below ipmasq; write package ipmasq.<team>"},
 		{"the root", []Source{{"a.rego", []byte("package ipmasq\n\ndeny contains \"x\" if true\n")}}, "a.rego:1: package ipmasq is not below ipmasq; write package ipmasq.<team>"},
 		{"a built-in rule", []Source{hostile("no_overlap", `deny contains "x" if true`)}, "no_overlap.rego:1: package ipmasq.no_overlap belongs to the built-in rules/no-overlap.rego"},
