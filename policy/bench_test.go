@@ -83,6 +83,29 @@ func BenchmarkJudge(b *testing.B) {
 	})
 }
 
+// TestAllocations holds a decision to its bound, which a busy machine does not move.
+func TestAllocations(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector allocates")
+	}
+	e := benchEngine(t)
+	cluster := benchCluster(5000)
+	var texts []Request
+	for serial := range 8 {
+		texts = append(texts, benchRequest(64, serial))
+	}
+	i := 0
+	got := testing.AllocsPerRun(200, func() {
+		if d := e.Decide(context.Background(), texts[i%len(texts)], cluster); !d.Allowed {
+			t.Fatal(d.Message())
+		}
+		i++
+	})
+	if got > 350 {
+		t.Errorf("%.0f allocations, more than 350", got)
+	}
+}
+
 func benchmark(b *testing.B, decide func(*Engine, Request, *Cluster) bool) {
 	b.Helper()
 	for _, nodes := range []int{0, 5000} {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -154,10 +155,7 @@ func actionsOf(modules map[string]*ast.Module, params Params) (map[string]Action
 		if err != nil {
 			return nil, err
 		}
-		actions[meta.id] = meta.action
-		if action := params.Rules[meta.id].Action; action != "" {
-			actions[meta.id] = action
-		}
+		actions[meta.id] = cmp.Or(params.Rules[meta.id].Action, meta.action)
 	}
 	return actions, nil
 }

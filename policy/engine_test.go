@@ -132,9 +132,22 @@ warn data["config"]:1 nonMasqueradeCIDRs: nobody knows the service ranges of thi
 				`whether the list covers them; set the Helm value cluster.nodeCIDRs [node-cidrs-present]
 deny data["config"]:1 nonMasqueradeCIDRs: nobody knows the pod ranges of this cluster, so nobody can tell ` +
 				`whether the list covers them; set the Helm value cluster.podCIDRs [pod-cidrs-present]
-deny data["config"]:1 nonMasqueradeCIDRs: nobody knows the service ranges of this cluster, so nobody can tell ` +
+warn data["config"]:1 nonMasqueradeCIDRs: nobody knows the service ranges of this cluster, so nobody can tell ` +
 				`whether the list covers them; set the Helm value cluster.serviceCIDRs [service-cidrs-present]
 `,
+		},
+		{
+			name: "service ranges made hard are soft while nobody knows them", params: "rules: {service-cidrs-present: {action: deny}}",
+			request: update(good), cluster: NewCluster([]Range{}, []Range{}, nil),
+			want: `warn data["config"]:1 nonMasqueradeCIDRs: nobody knows the service ranges of this cluster, so nobody can tell ` +
+				`whether the list covers them; set the Helm value cluster.serviceCIDRs [service-cidrs-present]` + "\n",
+		},
+		{
+			name: "and then hard", params: "rules: {service-cidrs-present: {action: deny}}",
+			request: update("nonMasqueradeCIDRs: [10.244.0.0/16, 192.168.0.0/16]"),
+			want: `deny data["config"]:1 nonMasqueradeCIDRs: the list does not cover service range 10.96.0.0/12 (ServiceCIDR kubernetes): ` +
+				`routed services would see the node's address; ` +
+				`add to nonMasqueradeCIDRs: - 10.96.0.0/12 [service-cidrs-present]` + "\n",
 		},
 		{
 			name: "IPv6 ranges of a cluster whose agents leave IPv6 alone", request: update(good),

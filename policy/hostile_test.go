@@ -2,15 +2,20 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/open-policy-agent/opa/v1/ast"
 	"go.uber.org/goleak"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
 func TestMain(m *testing.M) {
@@ -331,6 +336,34 @@ func TestStuckEvaluations(t *testing.T) {
 	}
 }
 
+// TestWatchdogLeavesBehind evaluates what does not look at the cancellation, which the
+// language of rules does not have.
+func TestWatchdogLeavesBehind(t *testing.T) {
+	compiler := ast.NewCompiler()
+	compiler.Compile(nil)
+	ranges := `[c | some i in numbers.range(0, 899); c := sprintf("10.%d.%d.0/24", [floor(i / 256), i % 256])]`
+	q, err := prepare(context.Background(), compiler, "count(net.cidr_contains_matches("+ranges+", "+ranges+"))")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWatchdog()
+	start := time.Now()
+	_, _, err = w.evaluate(context.Background(), evaluation{
+		query: &q, input: ast.NewObject(), now: time.Now(), limit: 100 * time.Millisecond,
+	})
+	took := time.Since(start)
+	if !errors.Is(err, errLate) {
+		t.Fatalf("error %v after %s", err, took)
+	}
+	held := len(w.slots)
+	for len(w.slots) > 0 {
+		time.Sleep(time.Millisecond) // it does end, or the test would leak it
+	}
+	if total := time.Since(start); held != 1 || took > total/2 {
+		t.Errorf("given up after %s of %s, %d evaluations held", took, total, held)
+	}
+}
+
 // TestNoGrowth decides many times and looks at what is left of it.
 func TestNoGrowth(t *testing.T) {
 	e := engine(t, "", hostile("a", `warn contains "x" if net.cidr_contains("bad", input.request.name)`))
@@ -381,13 +414,13 @@ func FuzzDecide(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, e := range engines {
 			d := e.Decide(context.Background(), update(text), smallCluster())
-			loaded := parseText(text, e.params.Agent)
-			refused := !loaded.loads
-			for _, p := range loaded.problems {
-				refused = refused || isFatal(p)
+			loaded, problems := config.Parse([]byte(text))
+			if !slices.ContainsFunc(problems, isFatal) {
+				_, more := loaded.For(e.params.Agent)
+				problems = append(problems, more...)
 			}
-			if d.Allowed && refused {
-				t.Errorf("allowed, and agents refuse it: %v", loaded.problems)
+			if d.Allowed && slices.ContainsFunc(problems, isFatal) {
+				t.Errorf("allowed, and agents refuse it: %v", problems)
 			}
 			for _, finding := range d.Findings {
 				if finding.Failed {

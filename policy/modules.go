@@ -194,9 +194,9 @@ func placeOf(location *ast.Location) string {
 	return fmt.Sprintf("%s:%d", location.File, location.Row)
 }
 
-// builtinEntries are the sets of the built-in rules, with the actions of params.
-// A rule's main set is the one of its default action and follows params; the other
-// set, where there is one, stands as it is unless the rule is off.
+// builtinEntries are the sets of the built-in rules. What a rule has in deny has the
+// rule's action; what it has in warn beside that is a warning whatever the action. A
+// rule that has warn alone means its action by it.
 func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, error) {
 	var entries []entry
 	for _, name := range slices.Sorted(maps.Keys(modules)) {
@@ -208,7 +208,7 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 		if err != nil {
 			return nil, err
 		}
-		action := params.Rules[meta.id].Action
+		action := cmp.Or(params.Rules[meta.id].Action, meta.action)
 		if action == Off {
 			continue
 		}
@@ -218,13 +218,10 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 		}
 		for _, set := range slices.Sorted(maps.Keys(sets)) {
 			e := entry{
-				rule: meta.id, action: Action(set), builtin: true, docs: meta.docs,
+				rule: meta.id, action: action, builtin: true, docs: meta.docs,
 				query: module.Package.Path.String() + "." + set, place: placeOf(sets[set]),
 			}
-			if e.action == meta.action && action != "" {
-				e.action = action
-			}
-			if action == Warn {
+			if set == string(Warn) && len(sets) > 1 {
 				e.action = Warn
 			}
 			entries = append(entries, e)
