@@ -41,7 +41,6 @@ type Engine struct {
 	revision string
 	entries  []entry
 	all      query           // the sets of every entry, in their order
-	each     []query         // the set of one entry
 	input    ast.Value       // input.params
 	reads    map[string]bool // parts of the input that custom rules read
 	defaults text            // what agents have without a text
@@ -118,15 +117,14 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err = checkRefs(modules); err != nil {
 		return nil, err
 	}
+	if len(e.entries) == 0 {
+		return e, nil
+	}
 	queries := make([]string, len(e.entries))
-	e.each = make([]query, len(e.entries))
 	for i, entry := range e.entries {
 		queries[i] = entry.query
-		if e.each[i], err = prepare(ctx, compiler, entry.query); err != nil {
-			return nil, err
-		}
 	}
-	e.all, err = prepare(ctx, compiler, "["+strings.Join(queries, ", ")+"]")
+	e.all, err = prepare(ctx, compiler, queries)
 	return e, err
 }
 
@@ -269,50 +267,58 @@ func nothingKnown() facts {
 	return facts{node: known, pod: known, service: known}
 }
 
-// ask evaluates the rules: all of them at once, or when one of them fails one by
-// one, so that a broken rule neither silences nor blocks the others.
+// ask evaluates the rules that may have something to say: all of them at once, or
+// when one of them fails one by one, so that a broken rule neither silences nor
+// blocks the others.
 func (e *Engine) ask(ctx context.Context, d *document) []Finding {
-	if len(e.entries) == 0 {
+	input := d.value()
+	var asked []int
+	for i := range e.entries {
+		if !e.entries[i].guards.empty(input) {
+			asked = append(asked, i)
+		}
+	}
+	if len(asked) == 0 {
 		return nil
 	}
-	value, _, err := e.watchdog.evaluate(ctx, evaluation{
-		query: &e.all, input: d.value(), now: d.request.Time, limit: e.limits.all, strict: true,
+	sets, _, err := e.watchdog.evaluate(ctx, evaluation{
+		query: e.all.only(asked...), input: input, now: d.request.Time, limit: e.limits.all, strict: true,
 	})
-	switch sets, ok := value.(*ast.Array); {
-	case err == nil && ok && sets.Len() == len(e.entries):
+	switch {
+	case err == nil && len(sets) == len(asked):
 		var findings []Finding
-		for i := range e.entries {
-			findings = append(findings, e.entries[i].findings(sets.Elem(i).Value, d)...)
+		for n, i := range asked {
+			findings = append(findings, e.entries[i].findings(sets[n], d)...)
 		}
 		return findings
 	case errors.Is(err, errBusy) || ctx.Err() != nil:
 		return []Finding{undecided(err)}
 	default:
-		return e.askEach(ctx, d)
+		return e.askEach(ctx, d, asked)
 	}
 }
 
-// askEach evaluates the rules one by one.
-func (e *Engine) askEach(ctx context.Context, d *document) []Finding {
+// askEach evaluates rules one by one.
+func (e *Engine) askEach(ctx context.Context, d *document, asked []int) []Finding {
 	var findings []Finding
 	deadline := time.Now().Add(e.limits.total)
-	for i := range e.entries {
+	for _, i := range asked {
 		entry := &e.entries[i]
 		limit := min(e.limits.each, time.Until(deadline))
 		if limit <= 0 {
 			findings = append(findings, entry.failed("other rules used up the time, so it was not asked"))
 			continue
 		}
-		value, errs, err := e.watchdog.evaluate(ctx, evaluation{
-			query: &e.each[i], input: d.value(), now: d.request.Time, limit: limit,
+		sets, errs, err := e.watchdog.evaluate(ctx, evaluation{
+			query: e.all.only(i), input: d.value(), now: d.request.Time, limit: limit,
 		})
 		switch {
 		case err != nil:
 			findings = append(findings, entry.failed(err.Error()))
-		case value == nil:
+		case len(sets) == 0:
 			findings = append(findings, entry.failed("it is undefined"))
 		default:
-			findings = append(findings, entry.findings(value, d)...)
+			findings = append(findings, entry.findings(sets[0], d)...)
 		}
 		if len(errs) > 0 {
 			why := errs[0].Error()

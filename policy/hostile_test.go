@@ -319,7 +319,8 @@ func TestStuckEvaluations(t *testing.T) {
 	for range maxEvaluations {
 		w.slots <- struct{}{} // each one of these would be an evaluation that was given up
 	}
-	e := promptEngine(t, "")
+	// Built-in rules need not be asked about a good text, others always are.
+	e := promptEngine(t, "", hostile("team", `deny contains "x" if input.request.user == "mallory"`))
 	e.watchdog = w
 	d := e.Decide(context.Background(), update(goodText), smallCluster())
 	want := `deny metadata.name: the write could not be judged: too many evaluations are running; ` +
@@ -340,9 +341,13 @@ func TestStuckEvaluations(t *testing.T) {
 // language of rules does not have.
 func TestWatchdogLeavesBehind(t *testing.T) {
 	compiler := ast.NewCompiler()
-	compiler.Compile(nil)
-	ranges := `[c | some i in numbers.range(0, 899); c := sprintf("10.%d.%d.0/24", [floor(i / 256), i % 256])]`
-	q, err := prepare(context.Background(), compiler, "count(net.cidr_contains_matches("+ranges+", "+ranges+"))")
+	compiler.Compile(map[string]*ast.Module{"stuck.rego": ast.MustParseModule(`package stuck
+
+ranges := [c | some i in numbers.range(0, 899); c := sprintf("10.%d.%d.0/24", [floor(i / 256), i % 256])]
+
+result := count(net.cidr_contains_matches(ranges, ranges))
+`)})
+	q, err := prepare(context.Background(), compiler, []string{"data.stuck.result"})
 	if err != nil {
 		t.Fatal(err)
 	}

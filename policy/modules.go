@@ -36,6 +36,7 @@ type entry struct {
 	docs    string // URL; may be empty
 	query   string // "data.ipmasq.no_overlap.deny"
 	place   string // file and line where the set begins, for authors of rules
+	guards  guards // tell when it need not be asked for
 }
 
 // builtinIDs are the ids of the built-in rules, sorted: the names of their files.
@@ -220,6 +221,7 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 			e := entry{
 				rule: meta.id, action: action, builtin: true, docs: meta.docs,
 				query: module.Package.Path.String() + "." + set, place: placeOf(sets[set]),
+				guards: guardsOf(module, set),
 			}
 			if set == string(Warn) && len(sets) > 1 {
 				e.action = Warn
