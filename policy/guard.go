@@ -67,7 +67,7 @@ func conditionOf(expr *ast.Expr) (condition, bool) {
 	}
 	for _, one := range compared {
 		read, ok := comparisonOf(one)
-		if !ok || len(one.With) > 0 || len(compared) > 1 && one.Negated {
+		if !ok || len(one.With) > 0 || one != expr && one.Negated {
 			return condition{}, false
 		}
 		c.comparisons = append(c.comparisons, read)

@@ -343,10 +343,13 @@ func TestWatchdogLeavesBehind(t *testing.T) {
 	compiler := ast.NewCompiler()
 	compiler.Compile(map[string]*ast.Module{"stuck.rego": ast.MustParseModule(`package stuck
 
-ranges := [c | some i in numbers.range(0, 899); c := sprintf("10.%d.%d.0/24", [floor(i / 256), i % 256])]
-
-result := count(net.cidr_contains_matches(ranges, ranges))
+result := count(net.cidr_contains_matches(input.ranges, input.ranges))
 `)})
+	list := make([]*ast.Term, 900)
+	for i := range list {
+		list[i] = ast.StringTerm(fmt.Sprintf("10.%d.%d.0/24", i/256, i%256))
+	}
+	input := ast.NewObject(ast.Item(ast.StringTerm("ranges"), ast.ArrayTerm(list...)))
 	q, err := prepare(context.Background(), compiler, []string{"data.stuck.result"})
 	if err != nil {
 		t.Fatal(err)
@@ -354,7 +357,7 @@ result := count(net.cidr_contains_matches(ranges, ranges))
 	w := newWatchdog()
 	start := time.Now()
 	_, _, err = w.evaluate(context.Background(), evaluation{
-		query: &q, input: ast.NewObject(), now: time.Now(), limit: 100 * time.Millisecond,
+		query: &q, input: input, now: time.Now(), limit: 100 * time.Millisecond,
 	})
 	took := time.Since(start)
 	if !errors.Is(err, errLate) {
