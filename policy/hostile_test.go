@@ -341,7 +341,7 @@ func TestStuckEvaluations(t *testing.T) {
 func TestWatchdogLeavesBehind(t *testing.T) {
 	compiler := ast.NewCompiler()
 	compiler.Compile(nil)
-	ranges := `[c | some i in numbers.range(0, 899); c := sprintf("10.%d.%d.0/24", [floor(i / 256), i % 256])]`
+	ranges := `[c | some i in numbers.range(0, 1499); c := sprintf("10.%d.%d.0/24", [floor(i / 256), i % 256])]`
 	q, err := prepare(context.Background(), compiler, "count(net.cidr_contains_matches("+ranges+", "+ranges+"))")
 	if err != nil {
 		t.Fatal(err)
