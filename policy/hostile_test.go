@@ -341,15 +341,18 @@ func TestStuckEvaluations(t *testing.T) {
 func TestWatchdogLeavesBehind(t *testing.T) {
 	compiler := ast.NewCompiler()
 	compiler.Compile(nil)
-	ranges := `[c | some i in numbers.range(0, 1499); c := sprintf("10.%d.%d.0/24", [floor(i / 256), i % 256])]`
-	q, err := prepare(context.Background(), compiler, "count(net.cidr_contains_matches("+ranges+", "+ranges+"))")
+	q, err := prepare(context.Background(), compiler, "count(net.cidr_contains_matches(input, input))")
 	if err != nil {
 		t.Fatal(err)
+	}
+	var cidrs []*ast.Term
+	for i := range 1500 {
+		cidrs = append(cidrs, ast.StringTerm(fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)))
 	}
 	w := newWatchdog()
 	start := time.Now()
 	_, _, err = w.evaluate(context.Background(), evaluation{
-		query: &q, input: ast.NewObject(), now: time.Now(), limit: 100 * time.Millisecond,
+		query: &q, input: ast.NewArray(cidrs...), now: time.Now(), limit: 100 * time.Millisecond,
 	})
 	took := time.Since(start)
 	if !errors.Is(err, errLate) {
