@@ -49,7 +49,7 @@ golden: deps controlplane build ## rewrite the golden files from what the code d
 lint: ## check the code, the rules and the module files
 	go run $(GOLANGCI_LINT) run ./...
 	go run $(OPA) fmt --fail --list policy
-	go run $(OPA) check --strict --schema policy/schema --capabilities policy/capabilities.json policy/rules
+	go run $(OPA) check --strict --schema policy/schema/input.json --capabilities policy/capabilities.json policy/rules
 	go mod tidy -diff
 	cd e2e/cluster && go mod tidy -diff
 
