@@ -13,6 +13,9 @@ ISOLATED := $(shell [ "$$(id -u)" = 0 ] || echo "-exec 'unshare --map-root-user 
 # Nothing may be skipped, and the programs under test are those of this build.
 REQUIRE_ALL := REQUIRE_NETNS=1 REQUIRE_CLUSTER=1 IPMASQ_BIN=$(CURDIR)/bin
 
+# iptables lies where only root's PATH looks.
+export PATH := $(PATH):/usr/sbin:/sbin
+
 .DEFAULT_GOAL := help
 .PHONY: help build test netns e2e bench fuzz golden lint demo deps controlplane clean
 
@@ -49,7 +52,7 @@ golden: deps controlplane build ## rewrite the golden files from what the code d
 lint: ## check the code, the rules and the module files
 	go run $(GOLANGCI_LINT) run ./...
 	go run $(OPA) fmt --fail --list policy
-	go run $(OPA) check --strict --schema policy/schema --capabilities policy/capabilities.json policy/rules
+	go run $(OPA) check --strict --schema policy/schema/input.json --capabilities policy/capabilities.json policy/rules
 	go mod tidy -diff
 	cd e2e/cluster && go mod tidy -diff
 

@@ -35,7 +35,8 @@ func defaultLimits() limits {
 	return limits{all: 500 * time.Millisecond, each: 100 * time.Millisecond, total: time.Second}
 }
 
-// Engine judges requests; it is safe for concurrent use.
+// Engine judges requests; it is safe for concurrent use. New makes one; the zero
+// Engine denies everything.
 type Engine struct {
 	params   Params
 	revision string
@@ -87,7 +88,13 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{params: params, reads: partsRead(custom), watchdog: newWatchdog(), limits: defaultLimits(), defaults: textOf(config.Default(), params.Agent)}
+	e := &Engine{
+		params:   params,
+		reads:    partsRead(custom),
+		defaults: textOf(config.Default(), params.Agent),
+		watchdog: newWatchdog(),
+		limits:   defaultLimits(),
+	}
 	entries, err := builtinEntries(builtin, params)
 	if err != nil {
 		return nil, err
@@ -201,6 +208,10 @@ func (e *Engine) Decide(ctx context.Context, req Request, cluster *Cluster) (dec
 			decision.Allowed = false
 		}
 	}()
+	if e.revision == "" {
+		decision.Findings = []Finding{undecided(errors.New("there are no rules"))}
+		return decision
+	}
 	if cluster == nil {
 		cluster = NewCluster(nil, nil, nil)
 	}
@@ -291,8 +302,10 @@ func (e *Engine) ask(ctx context.Context, d *document) []Finding {
 			findings = append(findings, e.entries[i].findings(sets[n], d)...)
 		}
 		return findings
-	case errors.Is(err, errBusy) || ctx.Err() != nil:
+	case errors.Is(err, errBusy):
 		return []Finding{undecided(err)}
+	case ctx.Err() != nil:
+		return []Finding{undecided(fmt.Errorf("the request ended first: %w", context.Cause(ctx)))}
 	default:
 		return e.askEach(ctx, d, asked)
 	}

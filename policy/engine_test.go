@@ -374,6 +374,30 @@ func TestDecideWithoutContext(t *testing.T) {
 	}
 }
 
+func TestZeroEngine(t *testing.T) {
+	d := new(Engine).Decide(context.Background(), update(goodText), nil)
+	want := `deny metadata.name: the write could not be judged: there are no rules; ` +
+		`try again; if it stays, tell those who run the webhook [policy-decides]` + "\n"
+	if diff := cmp.Diff(want, told(d)); diff != "" || d.Allowed {
+		t.Errorf("allowed: %t, findings differ (-want +got):\n%s", d.Allowed, diff)
+	}
+}
+
+// TestEverythingOff is not the zero Engine: an owner said so.
+func TestEverythingOff(t *testing.T) {
+	params := "rules:\n"
+	for _, id := range builtinIDs() {
+		params += "  " + id + ": {action: off}\n"
+	}
+	e := engine(t, params)
+	if d := e.Decide(context.Background(), Request{Operation: Delete, Old: configMap(goodText)}, nil); !d.Allowed {
+		t.Errorf("denied:\n%s", told(d))
+	}
+	if d := e.Decide(context.Background(), update("nonMasqueradeCIDRs: [10.0.0.1/8]"), nil); d.Allowed {
+		t.Error("what does not load is allowed")
+	}
+}
+
 func TestConcurrentDecisions(t *testing.T) {
 	text, err := os.ReadFile("testdata/custom/payments.rego")
 	if err != nil {

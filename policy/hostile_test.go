@@ -343,21 +343,20 @@ func TestWatchdogLeavesBehind(t *testing.T) {
 	compiler := ast.NewCompiler()
 	compiler.Compile(map[string]*ast.Module{"stuck.rego": ast.MustParseModule(`package stuck
 
-result := count(net.cidr_contains_matches(input.ranges, input.ranges))
+result := count(net.cidr_contains_matches(input, input))
 `)})
-	list := make([]*ast.Term, 900)
-	for i := range list {
-		list[i] = ast.StringTerm(fmt.Sprintf("10.%d.%d.0/24", i/256, i%256))
-	}
-	input := ast.NewObject(ast.Item(ast.StringTerm("ranges"), ast.ArrayTerm(list...)))
 	q, err := prepare(context.Background(), compiler, []string{"data.stuck.result"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	var cidrs []*ast.Term
+	for i := range 1500 {
+		cidrs = append(cidrs, ast.StringTerm(fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)))
+	}
 	w := newWatchdog()
 	start := time.Now()
 	_, _, err = w.evaluate(context.Background(), evaluation{
-		query: &q, input: input, now: time.Now(), limit: 100 * time.Millisecond,
+		query: &q, input: ast.NewArray(cidrs...), now: time.Now(), limit: 100 * time.Millisecond,
 	})
 	took := time.Since(start)
 	if !errors.Is(err, errLate) {
