@@ -15,6 +15,9 @@ REQUIRE_ALL := REQUIRE_NETNS=1 REQUIRE_CLUSTER=1 IPMASQ_BIN=$(CURDIR)/bin
 # Only root can build images.
 REQUIRE_IMAGES := $(shell [ "$$(id -u)" != 0 ] || echo REQUIRE_IMAGES=1)
 
+# iptables lies where only root's PATH looks.
+export PATH := $(PATH):/usr/sbin:/sbin
+
 .DEFAULT_GOAL := help
 .PHONY: help build test netns e2e bench fuzz golden lint demo deps controlplane helm images nodes twonode cluster-up cluster-down clean
 
@@ -57,7 +60,7 @@ golden: deps controlplane helm build ## rewrite the golden files from what the c
 lint: ## check the code, the rules and the module files
 	go run $(GOLANGCI_LINT) run ./...
 	go run $(OPA) fmt --fail --list policy
-	go run $(OPA) check --strict --schema policy/schema --capabilities policy/capabilities.json policy/rules
+	go run $(OPA) check --strict --schema policy/schema/input.json --capabilities policy/capabilities.json policy/rules
 	go mod tidy -diff
 	cd e2e/cluster && go mod tidy -diff
 	cd e2e/helm && go mod tidy -diff

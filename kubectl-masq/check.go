@@ -49,7 +49,7 @@ Exit codes: 0 approved, warnings allowed; 1 violations, or a configuration that 
 
 JSON output is one object:
   file, allowed, revision     what was checked, the verdict, and the digest over rules and params
-  findings[]                  rule, action (deny or warn), path, line and column in the file (0: no such place),
+  findings[]                  rule, action (deny or warn), key, path, line and column in the file (0: no such place),
                               text, message, hint, docs; exact is false where only the begin of the value is known,
                               and valueLine and valueColumn then count inside the value; failed: the rule itself failed
   effect                      against the agents' defaults: known, nowMasqueraded[], noLongerMasqueraded[], omitted`
@@ -100,8 +100,8 @@ func check(ctx context.Context, opts checkOptions, given func(flag string) bool,
 	}
 	var sources []policy.Source
 	for _, directory := range opts.policyDirs {
-		found, err := policy.ReadSources(directory)
-		if err != nil {
+		var found []policy.Source
+		if found, err = policy.ReadSources(directory); err != nil {
 			return err
 		}
 		sources = append(sources, found...)
@@ -126,7 +126,7 @@ func check(ctx context.Context, opts checkOptions, given func(flag string) bool,
 	if opts.output == "json" {
 		err = writeJSON(std.out, input, decision)
 	} else {
-		err = writeText(std.out, input, decision, std.colour)
+		_, err = std.out.Write(textReport(input, decision, painter{std.colour}))
 	}
 	if err != nil {
 		return fmt.Errorf("writing the report: %w", err)
@@ -222,7 +222,7 @@ func readInput(opts checkOptions, stdin io.Reader) (*document, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the manifest: %w", err)
 		}
-		defer file.Close()
+		defer file.Close() //nolint:errcheck // read only: nothing can be lost
 		name, reader = opts.file, file
 	}
 	text, err := io.ReadAll(io.LimitReader(reader, maxInput+1))

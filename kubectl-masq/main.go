@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, std streams) int {
 	case errors.Is(err, errRefused):
 		return exitRefused
 	default:
-		fmt.Fprintln(std.err, "kubectl-masq:", err)
+		_, _ = fmt.Fprintln(std.err, "kubectl-masq:", err) // the exit code says it too
 		return exitUnusable
 	}
 }

@@ -20,21 +20,24 @@ type document struct {
 	file      string
 	lines     []string // of the file, without line ends
 	configMap *corev1.ConfigMap
-	start     mark            // of the object; zero for a bare configuration
+	start     place           // of the object's name; zero for a bare configuration
 	values    map[string]mark // of data and binaryData, by "data" or "binaryData", "/" and key
 	raw       bool            // the file is the value, not a manifest
 }
 
 // mark is where a value stands in the file.
 type mark struct {
-	key, value place
+	key, begin place
 	text       string // the value
 	block      bool   // it is a literal block, `key: |`, whose lines stand in the file as they are
 }
 
 // place is a position in the file, both counted from 1, columns in bytes; the zero
 // place is nowhere.
-type place struct{ line, column int }
+type place struct {
+	line, column int
+	inside       bool // what is meant is somewhere in the value that begins here
+}
 
 // rawDocument takes the whole text as the value of the ConfigMap's key.
 func rawDocument(file string, text []byte, namespace, name string) *document {
@@ -73,7 +76,7 @@ func findConfigMap(file string, text []byte, namespace, name string) (*document,
 	}
 	switch {
 	case len(fitting) == 1:
-		found := &document{file: file, lines: splitLines(text), start: mark{value: placeOf(fitting[0])}}
+		found := &document{file: file, lines: splitLines(text), start: placeOf(fitting[0])}
 		if err := found.read(fitting[0], namespace, name); err != nil {
 			return nil, fmt.Errorf("reading %s: %w", file, err)
 		}
@@ -119,8 +122,7 @@ func (d *document) read(object *yaml.Node, namespace, name string) error {
 	d.configMap = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	d.values = map[string]mark{}
 	if named := field(field(object, "metadata"), "name"); named != nil {
-		d.start.value = placeOf(named)
-		d.start.text = named.Value
+		d.start = placeOf(named)
 	}
 	err := eachValue(object, "data", func(key, value *yaml.Node) error {
 		text, err := textOf(key, value)
@@ -155,7 +157,7 @@ func (d *document) read(object *yaml.Node, namespace, name string) error {
 func (d *document) mark(section string, key, value *yaml.Node) {
 	d.values[section+"/"+key.Value] = mark{
 		key:   placeOf(key),
-		value: placeOf(value),
+		begin: placeOf(value),
 		text:  value.Value,
 		block: section == "data" && value.Style&yaml.LiteralStyle != 0,
 	}
@@ -198,15 +200,11 @@ func booleanBefore(value *yaml.Node) bool {
 	return value.Style == 0 && slices.Contains([]string{"yes", "no", "on", "off"}, strings.ToLower(value.Value))
 }
 
-// locate returns where in the file a finding points to, and whether that is the
-// very place: of a value that is not a literal block only its begin is known.
-func (d *document) locate(finding policy.Finding) (at place, exact bool) {
-	position := place{finding.Position.Line, finding.Position.Column}
+// locate returns where in the file a finding points to. Of a value that is not a
+// literal block only the begin is known.
+func (d *document) locate(finding policy.Finding) place {
 	if d.raw {
-		return position, true
-	}
-	if finding.Key == "" {
-		return d.start.value, true
+		return place{line: finding.Position.Line, column: finding.Position.Column}
 	}
 	section := "data/"
 	if finding.Binary {
@@ -214,25 +212,28 @@ func (d *document) locate(finding policy.Finding) (at place, exact bool) {
 	}
 	value, ok := d.values[section+finding.Key]
 	switch {
-	case !ok:
-		return d.start.value, true
-	case position.line == 0:
-		return value.key, true
-	case !value.block:
-		return value.value, false
+	case finding.Key == "" || !ok:
+		return d.start
+	case finding.Position.Line == 0:
+		return value.key
+	}
+	inside := value.begin
+	inside.inside = true
+	if !value.block {
+		return inside
 	}
 	lines := splitLines([]byte(value.text))
-	line := value.value.line + position.line
-	if position.line > len(lines) || line > len(d.lines) {
-		return value.value, false
+	line := value.begin.line + finding.Position.Line
+	if finding.Position.Line > len(lines) || line > len(d.lines) {
+		return inside
 	}
 	// The indentation that YAML took away is what the file's line has before the
 	// value's line.
-	indentation, ok := strings.CutSuffix(d.lines[line-1], lines[position.line-1])
+	indentation, ok := strings.CutSuffix(d.lines[line-1], lines[finding.Position.Line-1])
 	if !ok || strings.Trim(indentation, " ") != "" {
-		return value.value, false
+		return inside
 	}
-	return place{line, len(indentation) + max(position.column, 1)}, true
+	return place{line: line, column: len(indentation) + max(finding.Position.Column, 1)}
 }
 
 // value is the text of the value that a finding is about.
@@ -251,7 +252,7 @@ func splitLines(text []byte) []string {
 	return lines
 }
 
-func placeOf(node *yaml.Node) place { return place{node.Line, node.Column} }
+func placeOf(node *yaml.Node) place { return place{line: node.Line, column: node.Column} }
 
 func resolved(node *yaml.Node) *yaml.Node {
 	if node.Kind == yaml.AliasNode {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,28 +24,31 @@ const (
 // maxExcerpt bounds what is shown of a line, in runes.
 const maxExcerpt = 100
 
-// writeText reports as a compiler does.
-func writeText(out io.Writer, input *document, decision policy.Decision, colour bool) error {
-	var b strings.Builder
-	paint := func(code, text string) string {
-		if !colour {
-			return text
-		}
-		return code + text + plain
+// painter colours text for a terminal, or leaves it alone.
+type painter struct{ colour bool }
+
+func (p painter) paint(code, text string) string {
+	if !p.colour {
+		return text
 	}
+	return code + text + plain
+}
+
+// textReport reports as a compiler does.
+func textReport(input *document, decision policy.Decision, p painter) []byte {
+	var b bytes.Buffer
 	errors, warnings := 0, 0
 	for _, finding := range decision.Findings {
-		kind := paint(yellow, "warning")
-		warnings++
+		kind := p.paint(yellow, "warning")
 		if finding.Action == policy.Deny {
-			kind = paint(red, "error")
-			warnings--
+			kind = p.paint(red, "error")
 			errors++
+		} else {
+			warnings++
 		}
-		at, exact := input.locate(finding)
-		b.WriteString(paint(bold, printable(input.file)+at.suffix()+":"))
-		fmt.Fprintf(&b, " %s[%s]: %s\n", kind, printable(finding.Rule), headline(finding))
-		writeExcerpt(&b, input, finding, at, exact, paint)
+		at := input.locate(finding)
+		fmt.Fprintf(&b, "%s %s[%s]: %s\n", p.paint(bold, printable(input.file)+at.suffix()+":"), kind, printable(finding.Rule), headline(finding))
+		writeExcerpt(&b, input, finding, at, p)
 		for i, line := range strings.Split(strings.TrimSpace(finding.Hint), "\n") {
 			switch {
 			case line == "":
@@ -59,9 +63,12 @@ func writeText(out io.Writer, input *document, decision policy.Decision, colour 
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString(printable(input.file) + ": " + verdict(decision.Allowed, errors, warnings) + "\n")
-	_, err := io.WriteString(out, b.String())
-	return err
+	said := "approved"
+	if !decision.Allowed {
+		said = "refused"
+	}
+	b.WriteString(printable(input.file) + ": " + said + counts(errors, warnings) + "\n")
+	return b.Bytes()
 }
 
 // headline is the message; a finding that points nowhere says what it is about.
@@ -74,12 +81,12 @@ func headline(finding policy.Finding) string {
 }
 
 // writeExcerpt shows the line and puts carets under the offending text.
-func writeExcerpt(b *strings.Builder, input *document, finding policy.Finding, at place, exact bool, paint func(code, text string) string) {
+func writeExcerpt(b *bytes.Buffer, input *document, finding policy.Finding, at place, p painter) {
 	lines, shown := input.lines, at
-	if !exact {
+	if at.inside {
 		// The file holds the value with escapes, folded or as base64, so the value's
 		// own lines are shown.
-		lines, shown = splitLines([]byte(input.value(finding))), place{finding.Position.Line, finding.Position.Column}
+		lines, shown = splitLines([]byte(input.value(finding))), place{line: finding.Position.Line, column: finding.Position.Column}
 		fmt.Fprintf(b, "  note: line %d, column %d inside the value of %s", shown.line, shown.column, printable(finding.Key))
 		if !finding.Binary {
 			fmt.Fprintf(b, "; written as a block (%s: |), places are those of the file", printable(finding.Key))
@@ -104,7 +111,7 @@ func writeExcerpt(b *strings.Builder, input *document, finding policy.Finding, a
 	}
 	number := fmt.Sprintf("%4d", shown.line)
 	fmt.Fprintf(b, "%s | %s\n", number, printable(before+after))
-	fmt.Fprintf(b, "%s | %s%s\n", strings.Repeat(" ", len(number)), blank(before), paint(red, strings.Repeat("^", width)))
+	fmt.Fprintf(b, "%s | %s%s\n", strings.Repeat(" ", len(number)), blank(before), p.paint(red, strings.Repeat("^", width)))
 }
 
 // offending is what of rest, the line from the place of a finding on, the finding is
@@ -132,29 +139,24 @@ func (p place) suffix() string {
 	return fmt.Sprintf(":%d:%d", p.line, max(p.column, 1))
 }
 
-func verdict(allowed bool, errors, warnings int) string {
-	var counts []string
-	if errors > 0 {
-		counts = append(counts, count(errors, "error"))
+// counts are how many errors and warnings there are: ", 1 error and 2 warnings".
+func counts(errors, warnings int) string {
+	var all []string
+	for _, kind := range []struct {
+		count int
+		name  string
+	}{{errors, "error"}, {warnings, "warning"}} {
+		switch {
+		case kind.count == 1:
+			all = append(all, "1 "+kind.name)
+		case kind.count > 1:
+			all = append(all, fmt.Sprintf("%d %ss", kind.count, kind.name))
+		}
 	}
-	if warnings > 0 {
-		counts = append(counts, count(warnings, "warning"))
+	if len(all) == 0 {
+		return ""
 	}
-	said := "approved"
-	if !allowed {
-		said = "refused"
-	}
-	if len(counts) == 0 {
-		return said
-	}
-	return said + ", " + strings.Join(counts, " and ")
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return ", " + strings.Join(all, " and ")
 }
 
 // printable makes text harmless for a terminal: no escape sequences, nothing that
@@ -226,7 +228,7 @@ func writeJSON(out io.Writer, input *document, decision policy.Decision) error {
 		},
 	}
 	for _, finding := range decision.Findings {
-		at, exact := input.locate(finding)
+		at := input.locate(finding)
 		report.Findings = append(report.Findings, jsonFinding{
 			Rule:        finding.Rule,
 			Action:      finding.Action,
@@ -234,7 +236,7 @@ func writeJSON(out io.Writer, input *document, decision policy.Decision) error {
 			Path:        finding.Path,
 			Line:        at.line,
 			Column:      at.column,
-			Exact:       exact,
+			Exact:       !at.inside,
 			ValueLine:   finding.Position.Line,
 			ValueColumn: finding.Position.Column,
 			Text:        finding.Text,

@@ -12,12 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// benchSizes are the CIDRs of a text; benchNodes are the nodes of a cluster.
-var (
-	benchSizes = []int{4, 64, 1000, 10000}
-	benchNodes = []int{0, 5000}
-)
-
 // benchText lists n CIDRs that no rule minds: two that cover the cluster, and others
 // that touch neither those nor each other.
 func benchText(n, resync int) string {
@@ -46,9 +40,9 @@ func benchCluster(nodes int) *Cluster {
 	return NewCluster(node, pod, []Range{{netip.MustParsePrefix("10.96.0.0/12"), "ServiceCIDR kubernetes"}})
 }
 
-func benchEngine(tb testing.TB, sources ...Source) *Engine {
+func benchEngine(tb testing.TB) *Engine {
 	tb.Helper()
-	e, err := New(context.Background(), Params{Rules: map[string]RuleParams{"cidr-limit": {MaxCount: 16384}}}, sources)
+	e, err := New(context.Background(), Params{Rules: map[string]RuleParams{"cidr-limit": {MaxCount: 16384}}}, nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -89,11 +83,34 @@ func BenchmarkJudge(b *testing.B) {
 	})
 }
 
+// TestAllocations holds a decision to its bound, which a busy machine does not move.
+func TestAllocations(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector allocates")
+	}
+	e := benchEngine(t)
+	cluster := benchCluster(5000)
+	var texts []Request
+	for serial := range 8 {
+		texts = append(texts, benchRequest(64, serial))
+	}
+	i := 0
+	got := testing.AllocsPerRun(200, func() {
+		if d := e.Decide(context.Background(), texts[i%len(texts)], cluster); !d.Allowed {
+			t.Fatal(d.Message())
+		}
+		i++
+	})
+	if got > 350 {
+		t.Errorf("%.0f allocations, more than 350", got)
+	}
+}
+
 func benchmark(b *testing.B, decide func(*Engine, Request, *Cluster) bool) {
 	b.Helper()
-	for _, nodes := range benchNodes {
+	for _, nodes := range []int{0, 5000} {
 		cluster := benchCluster(nodes)
-		for _, size := range benchSizes {
+		for _, size := range []int{4, 64, 1000, 10000} {
 			b.Run(fmt.Sprintf("cidrs=%d/nodes=%d", size, nodes), func(b *testing.B) {
 				e := benchEngine(b)
 				var requests []Request

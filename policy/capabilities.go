@@ -99,8 +99,18 @@ func explainCompile(err *ast.Error) string {
 			}
 		}
 	}
-	if err.Location == nil {
+	if err.Details != nil {
+		for _, line := range err.Details.Lines() {
+			if line = strings.TrimSpace(line); strings.HasPrefix(line, "want ") {
+				message += ", " + line
+			}
+		}
+	}
+	switch {
+	case err.Location == nil:
 		return message
+	case err.Location.Row == 0:
+		return fmt.Sprintf("%s: %s", err.Location.File, message)
 	}
 	return fmt.Sprintf("%s:%d:%d: %s", err.Location.File, err.Location.Row, err.Location.Col, message)
 }

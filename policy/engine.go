@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -18,34 +19,41 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
-// Bounds in time. Together they stay well below the seconds that an API server
-// waits for a webhook, so that an author reads which rule was late rather than that
-// the webhook was.
-const (
-	compileLimit = 10 * time.Second
-	fastLimit    = 500 * time.Millisecond // for all rules at once
-	slowLimit    = time.Second            // for all of them one by one, when that failed
-	entryLimit   = 100 * time.Millisecond // for one of them
-)
+// compileLimit bounds New.
+const compileLimit = 10 * time.Second
 
-// Engine judges requests; it is safe for concurrent use.
+// limits bound a decision in time.
+type limits struct {
+	all   time.Duration // for all rules at once
+	each  time.Duration // for one of them, when that failed
+	total time.Duration // for all of them one by one
+}
+
+// defaultLimits stay well below the seconds that an API server waits for a webhook,
+// so that an author reads which rule was late rather than that the webhook was.
+func defaultLimits() limits {
+	return limits{all: 500 * time.Millisecond, each: 100 * time.Millisecond, total: time.Second}
+}
+
+// Engine judges requests; it is safe for concurrent use. New makes one; the zero
+// Engine denies everything.
 type Engine struct {
 	params   Params
 	revision string
 	entries  []entry
 	all      query           // the sets of every entry, in their order
-	each     []query         // the set of one entry
 	input    ast.Value       // input.params
 	reads    map[string]bool // parts of the input that custom rules read
 	defaults text            // what agents have without a text
 	texts    textCache
 	watchdog watchdog
+	limits   limits
 }
 
 // New compiles the built-in rules and custom ones. An error names file, line and
 // column. It starts nothing that would have to be stopped.
 func New(ctx context.Context, params Params, sources []Source) (*Engine, error) {
-	ctx, cancel := context.WithTimeout(ctx, compileLimit)
+	ctx, cancel := context.WithTimeoutCause(ctx, compileLimit, fmt.Errorf("not done after %s", compileLimit))
 	defer cancel()
 	type result struct {
 		engine *Engine
@@ -73,14 +81,20 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRules(params); err != nil {
+	if err = checkRules(params); err != nil {
 		return nil, err
 	}
 	custom, err := customModules(sources, builtin)
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{params: params, reads: partsRead(custom), watchdog: newWatchdog(), defaults: textOf(config.Default(), params.Agent)}
+	e := &Engine{
+		params:   params,
+		reads:    partsRead(custom),
+		defaults: textOf(config.Default(), params.Agent),
+		watchdog: newWatchdog(),
+		limits:   defaultLimits(),
+	}
 	entries, err := builtinEntries(builtin, params)
 	if err != nil {
 		return nil, err
@@ -102,20 +116,22 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if e.input, err = paramsInput(params, actions); err != nil {
 		return nil, err
 	}
-	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).WithSchemas(schemaSet())
+	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).
+		WithSchemas(schemaSet(decodedSchema()))
 	if compiler.Compile(modules); compiler.Failed() {
 		return nil, explain(compiler.Errors)
+	}
+	if err = checkRefs(modules); err != nil {
+		return nil, err
+	}
+	if len(e.entries) == 0 {
+		return e, nil
 	}
 	queries := make([]string, len(e.entries))
 	for i, entry := range e.entries {
 		queries[i] = entry.query
-		one, err := prepare(ctx, compiler, entry.query)
-		if err != nil {
-			return nil, err
-		}
-		e.each = append(e.each, one)
 	}
-	e.all, err = prepare(ctx, compiler, "["+strings.Join(queries, ", ")+"]")
+	e.all, err = prepare(ctx, compiler, queries)
 	return e, err
 }
 
@@ -144,10 +160,7 @@ func actionsOf(modules map[string]*ast.Module, params Params) (map[string]Action
 		if err != nil {
 			return nil, err
 		}
-		actions[meta.id] = meta.action
-		if action := params.Rules[meta.id].Action; action != "" {
-			actions[meta.id] = action
-		}
+		actions[meta.id] = cmp.Or(params.Rules[meta.id].Action, meta.action)
 	}
 	return actions, nil
 }
@@ -156,7 +169,7 @@ func actionsOf(modules map[string]*ast.Module, params Params) (map[string]Action
 func revisionOf(builtin map[string]*ast.Module, sources []Source, params Params) (string, error) {
 	digest := sha256.New()
 	add := func(name string, content []byte) {
-		fmt.Fprintf(digest, "%d %s %d ", len(name), name, len(content))
+		digest.Write(fmt.Appendf(nil, "%d %s %d ", len(name), name, len(content)))
 		digest.Write(content)
 	}
 	for _, name := range slices.Sorted(maps.Keys(builtin)) {
@@ -195,6 +208,10 @@ func (e *Engine) Decide(ctx context.Context, req Request, cluster *Cluster) (dec
 			decision.Allowed = false
 		}
 	}()
+	if e.revision == "" {
+		decision.Findings = []Finding{undecided(errors.New("there are no rules"))}
+		return decision
+	}
 	if cluster == nil {
 		cluster = NewCluster(nil, nil, nil)
 	}
@@ -261,50 +278,60 @@ func nothingKnown() facts {
 	return facts{node: known, pod: known, service: known}
 }
 
-// ask evaluates the rules: all of them at once, or when one of them fails one by
-// one, so that a broken rule neither silences nor blocks the others.
+// ask evaluates the rules that may have something to say: all of them at once, or
+// when one of them fails one by one, so that a broken rule neither silences nor
+// blocks the others.
 func (e *Engine) ask(ctx context.Context, d *document) []Finding {
-	if len(e.entries) == 0 {
+	input := d.value()
+	var asked []int
+	for i := range e.entries {
+		if !e.entries[i].guards.empty(input) {
+			asked = append(asked, i)
+		}
+	}
+	if len(asked) == 0 {
 		return nil
 	}
-	value, _, err := e.watchdog.evaluate(ctx, evaluation{
-		query: &e.all, input: d.value(), now: d.request.Time, limit: fastLimit, strict: true,
+	sets, _, err := e.watchdog.evaluate(ctx, evaluation{
+		query: e.all.only(asked...), input: input, now: d.request.Time, limit: e.limits.all, strict: true,
 	})
-	switch sets, ok := value.(*ast.Array); {
-	case err == nil && ok && sets.Len() == len(e.entries):
+	switch {
+	case err == nil && len(sets) == len(asked):
 		var findings []Finding
-		for i := range e.entries {
-			findings = append(findings, e.entries[i].findings(sets.Elem(i).Value, d)...)
+		for n, i := range asked {
+			findings = append(findings, e.entries[i].findings(sets[n], d)...)
 		}
 		return findings
-	case errors.Is(err, errBusy) || ctx.Err() != nil:
+	case errors.Is(err, errBusy):
 		return []Finding{undecided(err)}
+	case ctx.Err() != nil:
+		return []Finding{undecided(fmt.Errorf("the request ended first: %w", context.Cause(ctx)))}
 	default:
-		return e.askEach(ctx, d)
+		return e.askEach(ctx, d, asked)
 	}
 }
 
-// askEach evaluates the rules one by one.
-func (e *Engine) askEach(ctx context.Context, d *document) []Finding {
+// askEach evaluates rules one by one.
+func (e *Engine) askEach(ctx context.Context, d *document, asked []int) []Finding {
 	var findings []Finding
-	deadline := time.Now().Add(slowLimit)
-	for i := range e.entries {
+	deadline := time.Now().Add(e.limits.total)
+	for _, i := range asked {
 		entry := &e.entries[i]
-		limit := min(entryLimit, time.Until(deadline))
+		limit := min(e.limits.each, time.Until(deadline))
 		if limit <= 0 {
 			findings = append(findings, entry.failed("other rules used up the time, so it was not asked"))
 			continue
 		}
-		value, errs, err := e.watchdog.evaluate(ctx, evaluation{
-			query: &e.each[i], input: d.value(), now: d.request.Time, limit: limit,
+		sets, errs, err := e.watchdog.evaluate(ctx, evaluation{
+			query: e.all.only(i), input: d.value(), now: d.request.Time, limit: limit,
 		})
 		switch {
 		case err != nil:
 			findings = append(findings, entry.failed(err.Error()))
-		case value == nil:
+		case len(sets) == 0:
 			findings = append(findings, entry.failed("it is undefined"))
 		default:
-			findings = append(findings, entry.findings(value, d)...)
+			findings = append(findings, entry.findings(sets[0], d)...)
 		}
 		if len(errs) > 0 {
 			why := errs[0].Error()

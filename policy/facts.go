@@ -121,12 +121,14 @@ func extend(ranges []netipx.IPRange, next netipx.IPRange) []netipx.IPRange {
 func union(prefixes ...netip.Prefix) []netipx.IPRange { return merge(sortPrefixes(prefixes)) }
 
 // subtract is what of a is not in b; both are merged. It walks the gaps of b and
-// searches a for each, so that its cost hangs on b and on the result alone.
+// searches a for each, so that its cost hangs on b and on the result, and next to
+// nothing on a.
 func subtract(a, b []netipx.IPRange) []netipx.IPRange {
 	var left []netipx.IPRange
+	at := 0 // no range of a before it reaches into the gap
 	within := func(from, to netip.Addr) {
-		i := sort.Search(len(a), func(i int) bool { return a[i].To().Compare(from) >= 0 })
-		for ; i < len(a) && a[i].From().Compare(to) <= 0; i++ {
+		at = reaching(a, at, from)
+		for i := at; i < len(a) && a[i].From().Compare(to) <= 0; i++ {
 			left = append(left, netipx.IPRangeFrom(later(a[i].From(), from), earlier(a[i].To(), to)))
 		}
 	}
@@ -145,6 +147,18 @@ func subtract(a, b []netipx.IPRange) []netipx.IPRange {
 		}
 	}
 	return left
+}
+
+// reaching is the index of the first range, not before start, that ends at address or
+// after it. It looks near start first: the distance, not the length, counts.
+func reaching(ranges []netipx.IPRange, start int, address netip.Addr) int {
+	step := 1
+	for start+step <= len(ranges) && ranges[start+step-1].To().Compare(address) < 0 {
+		start += step
+		step *= 2
+	}
+	end := min(start+step, len(ranges))
+	return start + sort.Search(end-start, func(i int) bool { return ranges[start+i].To().Compare(address) >= 0 })
 }
 
 // addressFamilies in the order of netip.Addr.Compare.
@@ -182,7 +196,7 @@ func earlier(a, b netip.Addr) netip.Addr {
 // covers tells whether merged ranges hold every address of prefix.
 func covers(ranges []netipx.IPRange, prefix netip.Prefix) bool {
 	r := netipx.RangeOfPrefix(prefix)
-	i := sort.Search(len(ranges), func(i int) bool { return ranges[i].To().Compare(r.From()) >= 0 })
+	i := reaching(ranges, 0, r.From())
 	return i < len(ranges) && ranges[i].From().Compare(r.From()) <= 0 && ranges[i].To().Compare(r.To()) >= 0
 }
 

@@ -138,7 +138,7 @@ func (e *entry) finding(value ast.Value, d *document) Finding {
 	if strings.TrimSpace(f.Message) == "" {
 		return e.failed("it gave a violation without a message")
 	}
-	f.Message, f.Hint = cut(f.Message, maxTextRunes), cut(f.Hint, maxTextRunes)
+	f.Message, f.Hint = cut(oneLine(f.Message), maxTextRunes), cut(f.Hint, maxTextRunes)
 	if f.Key == ConfigKey {
 		f.Binary = d.new.binary
 		if f.Position.Line == 0 && d.new.loads {
@@ -206,7 +206,7 @@ func (e *entry) failed(why string) Finding {
 		Action:  e.action,
 		Docs:    e.docs,
 		Failed:  true,
-		Message: cut(fmt.Sprintf("the rule at %s failed: %s", e.place, why), maxTextRunes),
+		Message: cut(oneLine(fmt.Sprintf("the rule at %s failed: %s", e.place, why)), maxTextRunes),
 		Hint:    "the write is not to blame; tell those who maintain the rule",
 	}
 }

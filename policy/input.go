@@ -36,13 +36,13 @@ type document struct {
 // remember what they converted and are not safe for concurrent use, and an
 // evaluation that was given up may still run.
 func (d *document) value() ast.Value {
-	cluster := any((*clusterInput)(d.cluster))
+	cluster := any(clusterInput{d.cluster})
 	if d.read[partCluster] {
 		cluster = d.cluster.value()
 	}
 	return ast.LazyObject(map[string]any{
 		"request":   d.requestInput(),
-		partConfig:  d.new.input(d.read[partConfig]),
+		partConfig:  d.configInput(),
 		partOld:     d.oldInput(),
 		"problems":  problemsInput(d.new.problems),
 		"object":    objectInput(d.request),
@@ -98,42 +98,57 @@ func familyOf(prefix netip.Prefix) string {
 	return addressFamilies[1].name
 }
 
-func (d *document) oldInput() any {
-	if d.read[partOld] {
-		return d.old.input(true)
+func (d *document) configInput() any {
+	if d.read[partConfig] {
+		return d.new.input(cidrList(&d.new.config))
 	}
-	return &d.old
+	return d.new.input(cidrsInput{&d.new.config})
 }
 
-// MarshalJSON gives the configuration that t is, or null.
-func (t *text) MarshalJSON() ([]byte, error) { return json.Marshal(t.input(false)) }
+func (d *document) oldInput() any {
+	if d.read[partOld] {
+		return d.old.input(cidrList(&d.old.config))
+	}
+	return textInput{&d.old}
+}
+
+// textInput becomes JSON only when a rule reads it. Like its kind below it is a
+// struct of one pointer, not the pointer: OPA follows pointers before it looks for
+// MarshalJSON.
+type textInput struct{ text *text }
+
+// MarshalJSON gives the configuration, or null.
+func (i textInput) MarshalJSON() ([]byte, error) {
+	return json.Marshal(i.text.input(cidrsInput{&i.text.config}))
+}
 
 // cidrsInput is a list that becomes JSON only when a rule reads it.
 type cidrsInput struct{ config *config.Config }
 
 // MarshalJSON lists the CIDRs.
-func (l cidrsInput) MarshalJSON() ([]byte, error) {
-	list := make([]cidrInput, len(l.config.NonMasquerade))
-	for i := range list {
-		list[i] = cidrInputOf(l.config, i)
+func (i cidrsInput) MarshalJSON() ([]byte, error) {
+	list := make([]cidrInput, len(i.config.NonMasquerade))
+	for n := range list {
+		list[n] = cidrInputOf(i.config, n)
 	}
 	return json.Marshal(list)
 }
 
-// input is the configuration that t is, or null.
-func (t *text) input(now bool) any {
+// cidrList is the list converted at once.
+func cidrList(c *config.Config) ast.Value {
+	terms := make([]*ast.Term, len(c.NonMasquerade))
+	for i := range terms {
+		terms[i] = ast.NewTerm(cidrInputOf(c, i).object())
+	}
+	return ast.NewArray(terms...)
+}
+
+// input is the configuration that t is, with its list in either form; or null.
+func (t *text) input(list any) any {
 	if !t.loads {
 		return nil
 	}
 	c := &t.config
-	list := any(cidrsInput{c})
-	if now {
-		values := make([]*ast.Term, len(c.NonMasquerade))
-		for i := range values {
-			values[i] = ast.NewTerm(cidrInputOf(c, i).object())
-		}
-		list = ast.NewArray(values...)
-	}
 	return map[string]any{
 		config.KeyNonMasqueradeCIDRs: list,
 		config.KeyMasqLinkLocal:      c.MasqueradeLinkLocal,
@@ -256,14 +271,14 @@ func (r Range) object() ast.Value {
 }
 
 // clusterInput is the cluster for rules that most likely do not read it.
-type clusterInput Cluster
+type clusterInput struct{ cluster *Cluster }
 
 // MarshalJSON lists the ranges of each kind.
-func (c *clusterInput) MarshalJSON() ([]byte, error) {
+func (i clusterInput) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]any{
-		"node_cidrs":    rangesInput(c.node.ranges),
-		"pod_cidrs":     rangesInput(c.pod.ranges),
-		"service_cidrs": rangesInput(c.service.ranges),
+		"node_cidrs":    rangesInput(i.cluster.node.ranges),
+		"pod_cidrs":     rangesInput(i.cluster.pod.ranges),
+		"service_cidrs": rangesInput(i.cluster.service.ranges),
 	})
 }
 
@@ -298,19 +313,19 @@ func (d *document) derivedInput() map[string]any {
 		derived["list_absent"] = c.ListAbsent()
 	}
 	if f.effect.Known {
-		derived["diff"] = (*diffInput)(&f.effect)
+		derived["diff"] = diffInput{&f.effect}
 	}
 	return derived
 }
 
 // diffInput becomes JSON only when a rule reads it.
-type diffInput Effect
+type diffInput struct{ effect *Effect }
 
 // MarshalJSON lists the prefixes.
-func (d *diffInput) MarshalJSON() ([]byte, error) {
+func (i diffInput) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]any{
-		"now_masqueraded":       prefixTexts(d.NowMasqueraded),
-		"no_longer_masqueraded": prefixTexts(d.NoLongerMasqueraded),
+		"now_masqueraded":       prefixTexts(i.effect.NowMasqueraded),
+		"no_longer_masqueraded": prefixTexts(i.effect.NoLongerMasqueraded),
 	})
 }
 

@@ -36,6 +36,7 @@ type entry struct {
 	docs    string // URL; may be empty
 	query   string // "data.ipmasq.no_overlap.deny"
 	place   string // file and line where the set begins, for authors of rules
+	guards  guards // tell when it need not be asked for
 }
 
 // builtinIDs are the ids of the built-in rules, sorted: the names of their files.
@@ -83,7 +84,12 @@ func parseModule(name string, text []byte) (*ast.Module, error) {
 // explain makes one error of what the parser or compiler reports, a line each.
 func explain(err error) error {
 	var several ast.Errors
-	if !errors.As(err, &several) {
+	var single *ast.Error
+	switch {
+	case errors.As(err, &several):
+	case errors.As(err, &single):
+		several = ast.Errors{single}
+	default:
 		return err
 	}
 	slices.SortStableFunc(several, func(a, b *ast.Error) int {
@@ -189,9 +195,9 @@ func placeOf(location *ast.Location) string {
 	return fmt.Sprintf("%s:%d", location.File, location.Row)
 }
 
-// builtinEntries are the sets of the built-in rules, with the actions of params.
-// A rule's main set is the one of its default action and follows params; the other
-// set, where there is one, stands as it is unless the rule is off.
+// builtinEntries are the sets of the built-in rules. What a rule has in deny has the
+// rule's action; what it has in warn beside that is a warning whatever the action. A
+// rule that has warn alone means its action by it.
 func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, error) {
 	var entries []entry
 	for _, name := range slices.Sorted(maps.Keys(modules)) {
@@ -203,7 +209,7 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 		if err != nil {
 			return nil, err
 		}
-		action := params.Rules[meta.id].Action
+		action := cmp.Or(params.Rules[meta.id].Action, meta.action)
 		if action == Off {
 			continue
 		}
@@ -213,13 +219,11 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 		}
 		for _, set := range slices.Sorted(maps.Keys(sets)) {
 			e := entry{
-				rule: meta.id, action: Action(set), builtin: true, docs: meta.docs,
+				rule: meta.id, action: action, builtin: true, docs: meta.docs,
 				query: module.Package.Path.String() + "." + set, place: placeOf(sets[set]),
+				guards: guardsOf(module, set),
 			}
-			if e.action == meta.action && action != "" {
-				e.action = action
-			}
-			if action == Warn {
+			if set == string(Warn) && len(sets) > 1 {
 				e.action = Warn
 			}
 			entries = append(entries, e)
@@ -271,8 +275,10 @@ func customEntries(modules map[string]*ast.Module) ([]entry, error) {
 	for _, name := range slices.Sorted(maps.Keys(packages)) {
 		sets := map[string]*ast.Location{}
 		docs := ""
+		broken := false
 		for _, module := range packages[name] {
 			own, err := setsOf(module, "deny", "violation", "warn")
+			broken = broken || err != nil
 			errs = append(errs, err)
 			for set, location := range own {
 				if sets[set] == nil {
@@ -285,7 +291,7 @@ func customEntries(modules map[string]*ast.Module) ([]entry, error) {
 				}
 			}
 		}
-		if len(sets) == 0 && !isRead(packages[name][0].Package.Path, modules) {
+		if len(sets) == 0 && !broken && !isRead(packages[name][0].Package.Path, modules) {
 			errs = append(errs, fmt.Errorf("%s: package %s offers none of deny, warn and violation, and no other package reads it",
 				placeOf(packages[name][0].Package.Location), name))
 		}
@@ -376,12 +382,57 @@ func Schema() []byte {
 	return text
 }
 
-func schemaSet() *ast.SchemaSet {
+func schemaSet(schema any) *ast.SchemaSet {
+	set := ast.NewSchemaSet()
+	set.Put(ast.SchemaRootRef, schema)
+	return set
+}
+
+func decodedSchema() any {
 	var schema any
 	if err := util.NewJSONDecoder(bytes.NewReader(Schema())).Decode(&schema); err != nil {
 		panic(fmt.Sprintf("decoding the input schema: %v", err)) // embedded
 	}
-	set := ast.NewSchemaSet()
-	set.Put(ast.SchemaRootRef, schema)
-	return set
+	return schema
+}
+
+// nonNull is a schema without the null of what may be null.
+func nonNull(schema any) any {
+	switch schema := schema.(type) {
+	case map[string]any:
+		if either, ok := schema["anyOf"].([]any); ok && len(either) == 2 {
+			return nonNull(either[0]) // null stands second throughout the schema
+		}
+		without := map[string]any{}
+		for key, value := range schema {
+			without[key] = nonNull(value)
+		}
+		return without
+	case []any:
+		without := make([]any, len(schema))
+		for i, value := range schema {
+			without[i] = nonNull(value)
+		}
+		return without
+	default:
+		return schema
+	}
+}
+
+// checkRefs finds references to what the input does not have, which would be
+// undefined for ever. OPA's type checker knows no null: it takes what may be null for
+// anything, and finds nothing below. So this looks at the input as if nothing were
+// null, and only for such references, since other errors of types, as in a
+// comparison with null, come from that.
+func checkRefs(modules map[string]*ast.Module) error {
+	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithSchemas(schemaSet(nonNull(decodedSchema())))
+	compiler.SetErrorLimit(0)
+	compiler.Compile(modules)
+	undefined := slices.DeleteFunc(compiler.Errors, func(err *ast.Error) bool {
+		return err.Code != ast.TypeErr || !strings.HasPrefix(err.Message, "undefined ref: ")
+	})
+	if len(undefined) == 0 {
+		return nil
+	}
+	return explain(undefined)
 }

@@ -30,7 +30,7 @@ const maxParamsBytes = 1 << 20
 //	agent:                         # the flags the agents run with
 //	  ipv6: false                  # --enable-ipv6
 //	  reservedRanges: false        # --nomasq-all-reserved-ranges
-//	requireClusterRanges: false    # true: unknown ranges are a denial instead of a warning
+//	requireClusterRanges: false    # true: unknown ranges are judged as ranges that the list lacks, not a mere warning
 //	rules:
 //	  no-overlap: {action: warn}   # deny, warn or off; each rule has its own default
 //	  resync-bounds: {action: deny, min: 5s, max: 1h}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"io/fs"
@@ -18,7 +19,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
-var update = flag.Bool("update", false, "rewrite what is generated or formatted")
+//nolint:gochecknoglobals // flags of tests are made before the tests run
+var rewrite = flag.Bool("update", false, "rewrite what is generated or formatted")
 
 // regoFiles are the Rego files below a directory of this package, tests too.
 func regoFiles(t *testing.T, directory string) []string {
@@ -55,7 +57,7 @@ func parseFiles(t *testing.T, names []string) map[string]*ast.Module {
 func TestRego(t *testing.T) {
 	runner := tester.NewRunner().
 		SetCompiler(ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).
-			WithRewriteTestRules(true).WithSchemas(schemaSet())).
+			WithRewriteTestRules(true).WithSchemas(schemaSet(decodedSchema()))).
 		SetModules(parseFiles(t, regoFiles(t, "rules"))).
 		SetDefaultRegoVersion(ast.RegoV1).
 		RaiseBuiltinErrors(true)
@@ -98,13 +100,9 @@ func TestRegoFormat(t *testing.T) {
 			RegoVersion: ast.RegoV1, ParserOptions: &ast.ParserOptions{RegoVersion: ast.RegoV1},
 		})
 		if err != nil {
-			// What is broken on purpose has no format.
-			if strings.HasPrefix(name, "testdata/broken/") {
-				continue
-			}
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(string(formatted), string(text)); diff != "" && *update {
+		if diff := cmp.Diff(string(formatted), string(text)); diff != "" && *rewrite {
 			if err := os.WriteFile(name, formatted, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -177,5 +175,24 @@ func TestEveryRuleIsTestedAndDocumented(t *testing.T) {
 		if !strings.Contains(string(docs), "\n## "+id+"\n") {
 			t.Errorf("docs/rules.md has no heading ## %s", id)
 		}
+	}
+}
+
+// TestCapabilitiesFile keeps the file that stock tools read.
+func TestCapabilitiesFile(t *testing.T) {
+	if *rewrite {
+		if err := os.WriteFile("capabilities.json", Capabilities(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile("capabilities.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(Capabilities()), string(got)); diff != "" {
+		t.Errorf("capabilities.json is out of date; run go test ./policy -args -update (-want +got):\n%s", diff)
+	}
+	if _, err := ast.LoadCapabilitiesJSON(bytes.NewReader(got)); err != nil {
+		t.Error(err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,36 +46,55 @@ func newWatchdog() watchdog {
 	}
 }
 
-// query is a compiled query with the one variable result.
+// query is a compiled query: for each of its variables an expression that binds it.
 type query struct {
 	body     ast.Body
+	vars     []ast.Var
 	queries  ast.QueryCompiler
 	compiler *ast.Compiler
 	store    storage.Store
 	reading  storage.Transaction // of an empty store that nobody writes; shared and never closed
 }
 
-// resultVar is what queries bind.
-const resultVar = ast.Var("result")
-
-// prepare compiles "result = expression".
-func prepare(ctx context.Context, compiler *ast.Compiler, expression string) (query, error) {
+// prepare compiles a query of these expressions.
+func prepare(ctx context.Context, compiler *ast.Compiler, expressions []string) (query, error) {
 	q := query{compiler: compiler, queries: compiler.QueryCompiler(), store: inmem.New()}
-	body, err := ast.ParseBodyWithOpts(string(resultVar)+" = "+expression, ast.ParserOptions{RegoVersion: ast.RegoV1})
+	var text strings.Builder
+	for i, expression := range expressions {
+		name := fmt.Sprintf("set%d", i)
+		q.vars = append(q.vars, ast.Var(name))
+		text.WriteString(name + " = " + expression + "\n")
+	}
+	body, err := ast.ParseBodyWithOpts(text.String(), ast.ParserOptions{RegoVersion: ast.RegoV1})
 	if err != nil {
 		return query{}, err
 	}
 	if q.body, err = q.queries.Compile(body); err != nil {
 		return query{}, err
 	}
+	for i, name := range q.vars {
+		if len(q.body) != len(q.vars) || !q.body[i].Operand(0).Equal(ast.VarTerm(string(name))) {
+			return query{}, fmt.Errorf("the compiled query does not have its expressions one by one: %s", q.body)
+		}
+	}
 	q.reading, err = q.store.NewTransaction(ctx)
 	return q, err
 }
 
+// only is the part of q at these indexes. Its expressions do not depend on one another.
+func (q *query) only(indexes ...int) *query {
+	part := *q
+	part.body, part.vars = make(ast.Body, len(indexes)), make([]ast.Var, len(indexes))
+	for n, i := range indexes {
+		part.body[n], part.vars[n] = q.body[i], q.vars[i]
+	}
+	return &part
+}
+
 type outcome struct {
-	value ast.Value // nil: undefined
-	errs  []topdown.Error
-	err   error
+	values []ast.Value // of the variables; none: undefined
+	errs   []topdown.Error
+	err    error
 }
 
 // evaluation is what to evaluate, and how.
@@ -90,8 +110,8 @@ type evaluation struct {
 	strict bool
 }
 
-// evaluate gives the value of a query, or nil when it is undefined.
-func (w *watchdog) evaluate(ctx context.Context, e evaluation) (ast.Value, []topdown.Error, error) {
+// evaluate gives the values of a query, or none when it is undefined.
+func (w *watchdog) evaluate(ctx context.Context, e evaluation) ([]ast.Value, []topdown.Error, error) {
 	timer := time.NewTimer(e.limit)
 	defer timer.Stop()
 	select {
@@ -115,7 +135,7 @@ func (w *watchdog) evaluate(ctx context.Context, e evaluation) (ast.Value, []top
 	var reason error
 	select {
 	case o := <-done:
-		return o.value, o.errs, o.err
+		return o.values, o.errs, o.err
 	case <-timer.C:
 		reason = fmt.Errorf("%w (%s)", errLate, e.limit)
 	case <-ctx.Done():
@@ -166,7 +186,10 @@ func (w *watchdog) run(ctx context.Context, e evaluation, cancel topdown.Cancel)
 		WithStrictBuiltinErrors(e.strict).
 		WithBuiltinErrorList(&o.errs).
 		Iter(ctx, func(result topdown.QueryResult) error {
-			o.value = result[resultVar].Value
+			o.values = make([]ast.Value, len(e.query.vars))
+			for i, name := range e.query.vars {
+				o.values[i] = result[name].Value
+			}
 			return nil
 		})
 	cache.reset()

@@ -55,10 +55,10 @@ func (f Finding) Field() string {
 func (f Finding) Detail() string {
 	hint := hintLines(f.Hint)
 	var b strings.Builder
-	if len(hint) == 1 {
-		b.WriteString(f.line())
+	if len(hint) <= 1 {
+		b.WriteString(f.line(maxDetailRunes))
 	} else {
-		b.WriteString(cut(oneLine(f.Message)+" ["+oneLine(f.Rule)+"]", maxDetailRunes))
+		b.WriteString(Finding{Rule: f.Rule, Message: f.Message}.line(maxDetailRunes))
 		for i, line := range hint {
 			if i == maxDetailLines {
 				fmt.Fprintf(&b, "\n  and %d more lines", len(hint)-i)
@@ -73,8 +73,9 @@ func (f Finding) Detail() string {
 	return b.String()
 }
 
-// line is Detail in one line, without the docs link.
-func (f Finding) line() string {
+// line is Detail in one line of at most limit runes, without the docs link. The
+// rule stays readable however long the rest is.
+func (f Finding) line(limit int) string {
 	s := oneLine(f.Message)
 	if hint := hintLines(f.Hint); len(hint) > 0 {
 		for i := range hint {
@@ -82,8 +83,8 @@ func (f Finding) line() string {
 		}
 		s += "; " + strings.Join(hint, " ")
 	}
-	tail := " [" + oneLine(f.Rule) + "]"
-	return cut(s, maxDetailRunes-utf8.RuneCountInString(tail)) + tail
+	tail := " [" + cut(oneLine(f.Rule), limit/2) + "]"
+	return cut(s, max(1, limit-utf8.RuneCountInString(tail))) + tail
 }
 
 // Message is the stand-alone text of a denial, first line a summary, at most 2 KiB;
@@ -97,7 +98,7 @@ func (d Decision) Message() string {
 	b.WriteString(d.headline(len(denials)))
 	shown := 0
 	for _, f := range denials {
-		line := "\n" + f.Field() + ": " + f.line()
+		line := "\n" + f.Field() + ": " + f.line(maxDetailRunes)
 		room := maxMessageBytes - messageReserve - b.Len()
 		if shown == 0 && len(line) > room {
 			line = cutBytes(line, room) // one of them is always told
@@ -124,9 +125,15 @@ func (d Decision) Summary() string {
 	denials := d.denials()
 	s := d.headline(len(denials))
 	if len(denials) > 0 {
-		s += "; first: " + denials[0].Field() + ": " + denials[0].line()
+		s += "; first: " + denials[0].sentence(maxWarningRunes-utf8.RuneCountInString(s)-len("; first: "))
 	}
 	return cut(s, maxWarningRunes)
+}
+
+// sentence is the place and line, of at most limit runes where that is possible.
+func (f Finding) sentence(limit int) string {
+	place := cut(f.Field(), limit/2) + ": "
+	return place + f.line(limit-utf8.RuneCountInString(place))
 }
 
 // headline says how many problems there are and that nothing happened.
@@ -158,7 +165,7 @@ func (d Decision) Warnings() []string {
 	var all []string
 	for _, f := range d.Findings {
 		if f.Action == Warn {
-			all = append(all, f.Field()+": "+f.line())
+			all = append(all, f.sentence(maxWarningRunes))
 		}
 	}
 	if d.Allowed && d.Effect.Known {

@@ -1,14 +1,21 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +36,7 @@ func allowEverything(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var review admissionv1.AdmissionReview
-	if err := json.Unmarshal(body, &review); err != nil || review.Request == nil {
+	if err = json.Unmarshal(body, &review); err != nil || review.Request == nil {
 		http.Error(w, "not a review", http.StatusBadRequest)
 		return
 	}
@@ -49,14 +56,14 @@ func allowEverything(w http.ResponseWriter, r *http.Request) {
 
 // manyNodes is a cluster of count nodes, all of which the list of benchText covers.
 func manyNodes(count int) *policy.Cluster {
-	nodes := make([]corev1.Node, 0, count)
+	nodes := make([]any, 0, count)
 	for i := range count {
 		nodes = append(nodes, node(fmt.Sprintf("worker-%04d", i), []string{fmt.Sprintf("10.%d.%d.0/24", 128+i/256, i%256)},
 			address(corev1.NodeInternalIP, fmt.Sprintf("192.168.%d.%d", i/256, i%256))))
 	}
-	known, _ := rangesOf(nodes, nil)
-	known.service = []policy.Range{}
-	return prepared(known)
+	known, _ := union(membersOf(nodes...))
+	none := clusterRanges{node: []policy.Range{}, pod: []policy.Range{}, service: []policy.Range{}}
+	return prepared(none.and(known))
 }
 
 // benchText is a configuration with count CIDRs, of which the last says which one
@@ -109,25 +116,59 @@ func benchReview(b *testing.B, oldText, newText string) []byte {
 	return body
 }
 
+// benchServerEnv makes the test binary a server: "allow-all", or the number of nodes
+// of the cluster that the webhook's handler knows.
+const benchServerEnv = "WEBHOOK_BENCH_SERVER"
+
+func TestMain(m *testing.M) {
+	if kind := os.Getenv(benchServerEnv); kind != "" {
+		if err := serveBench(kind); err != nil {
+			panic(err)
+		}
+		return
+	}
+	adoptLoggers(slog.DiscardHandler) // once: webhooks that tests run share the libraries' loggers
+	m.Run()
+}
+
+// serveBench serves over TLS 1.3 until its standard input ends. It prints its URL.
+func serveBench(kind string) error {
+	var served http.Handler = http.HandlerFunc(allowEverything)
+	if nodes, err := strconv.Atoi(kind); err == nil {
+		params, err := policy.ParseParams([]byte("rules: {cidr-limit: {max: 10000}}"))
+		if err != nil {
+			return err
+		}
+		engine, err := policy.New(context.Background(), params, nil)
+		if err != nil {
+			return err
+		}
+		h := newHandler(engine)
+		h.log = slog.New(slog.NewJSONHandler(os.Stderr, nil))
+		cluster := manyNodes(nodes)
+		h.cluster = func() *policy.Cluster { return cluster }
+		served = h
+	}
+	server := httptest.NewUnstartedServer(served)
+	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
+	server.StartTLS()
+	defer server.Close()
+	if _, err := fmt.Fprintln(os.Stdout, server.URL); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
 // BenchmarkHandler compares the handler, over TLS and a connection that is kept,
-// with one that allows everything; both are asked in turn, so that what else the
-// machine does hits both. Each review brings a text that was never seen before.
+// with one that allows everything. Each is a process of its own, as it is for an
+// API server; both are asked in turn, so that what else the machine does hits both.
+// Each review brings a text that was never seen before.
 func BenchmarkHandler(b *testing.B) {
-	params, err := policy.ParseParams([]byte("rules: {cidr-limit: {max: 10000}}"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	engine, err := policy.New(b.Context(), params, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
 	for _, count := range []int{4, 64, 1000} {
 		for _, nodes := range []int{0, 5000} {
 			b.Run(fmt.Sprintf("cidrs=%d/nodes=%d", count, nodes), func(b *testing.B) {
-				h := newHandler(engine)
-				cluster := manyNodes(nodes)
-				h.cluster = func() *policy.Cluster { return cluster }
-				ours, theirs := benchServer(b, h), benchServer(b, http.HandlerFunc(allowEverything))
+				ours, theirs := benchServer(b, strconv.Itoa(nodes)), benchServer(b, "allow-all")
 				oldText := benchText(count, 0)
 				var oursTook, theirsTook []time.Duration
 				for i := 1; b.Loop(); i++ {
@@ -149,24 +190,43 @@ func BenchmarkHandler(b *testing.B) {
 	}
 }
 
-// benchServer serves h over TLS 1.3 and returns what sends a review to it and
-// measures.
-func benchServer(b *testing.B, h http.Handler) func(body []byte) time.Duration {
+// benchServer starts a server and returns what sends a review to it and measures.
+func benchServer(b *testing.B, kind string) func(body []byte) time.Duration {
 	b.Helper()
-	server := httptest.NewUnstartedServer(h)
-	server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
-	server.StartTLS()
-	b.Cleanup(server.Close)
-	client := server.Client()
+	server := exec.CommandContext(context.WithoutCancel(b.Context()), os.Args[0])
+	server.Env = append(os.Environ(), benchServerEnv+"="+kind)
+	input, err := server.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	output, err := server.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err = server.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err = errors.Join(input.Close(), server.Wait()); err != nil {
+			b.Errorf("server %s: %v", kind, err)
+		}
+	})
+	url, err := bufio.NewReader(output).ReadString('\n')
+	if err != nil {
+		b.Fatal(err)
+	}
+	url = strings.TrimSpace(url) + "/validate?timeout=10s"
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	b.Cleanup(client.CloseIdleConnections)
 	return func(body []byte) time.Duration {
 		started := time.Now()
-		response, err := client.Post(server.URL+"/validate?timeout=10s", "application/json", bytes.NewReader(body))
+		response, err := client.Post(url, "application/json", bytes.NewReader(body))
 		if err != nil {
 			b.Fatal(err)
 		}
 		answer, err := io.ReadAll(response.Body)
 		took := time.Since(started)
-		if err != nil || response.Body.Close() != nil || !bytes.Contains(answer, []byte(`"allowed":true`)) {
+		if err = errors.Join(err, response.Body.Close()); err != nil || !bytes.Contains(answer, []byte(`"allowed":true`)) {
 			b.Fatalf("%s: %s, %v", response.Status, answer, err)
 		}
 		return took

@@ -49,30 +49,37 @@ const stopTimeout = 15 * time.Second
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	if err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr, signals); err != nil {
+	if err := run(context.Background(), os.Args[1:], process{os.Stdout, os.Stderr, signals, adoptLoggers}); err != nil {
 		fmt.Fprintln(os.Stderr, "webhook:", err)
 		os.Exit(1)
 	}
 }
 
+// process is what belongs to the process as a whole.
+type process struct {
+	stdout, stderr io.Writer // help and version; logs
+	signals        <-chan os.Signal
+	adoptLoggers   func(slog.Handler) // makes libraries log there; their loggers are global
+}
+
 // run serves until a signal arrives and the drain is over, or ctx ends, or a part
-// fails. Logs go to stderr.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <-chan os.Signal) error {
-	opts, err := parseFlags(args, stdout)
+// fails.
+func run(ctx context.Context, args []string, p process) error {
+	opts, err := parseFlags(args, p.stdout)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		return nil
 	case err != nil:
 		return fmt.Errorf("reading the flags: %w", err)
 	case opts.version:
-		_, err := fmt.Fprintln(stdout, version)
+		_, err = fmt.Fprintln(p.stdout, version)
 		return err
 	case opts.probe:
 		return probe(ctx, opts, stdout)
 	}
-	logHandler := slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.logLevel})
+	logHandler := slog.NewJSONHandler(p.stderr, &slog.HandlerOptions{Level: opts.logLevel})
 	log := slog.New(logHandler)
-	adoptLoggers(logHandler)
+	p.adoptLoggers(logHandler)
 
 	params, sources, err := readPolicy(opts)
 	if err != nil {
@@ -82,8 +89,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 	if err != nil {
 		return err
 	}
+	log.LogAttrs(ctx, slog.LevelInfo, "starting", slog.String("version", version), slog.String("revision", engine.Revision()),
+		slog.Int("customRuleFiles", len(sources)), slog.Bool("standalone", opts.standalone))
 	own := newMetrics(version, engine.Revision())
-	if err := ctrlmetrics.Registry.Register(own); err != nil {
+	if err = ctrlmetrics.Registry.Register(own); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	defer ctrlmetrics.Registry.Unregister(own)
@@ -148,11 +157,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, signals <
 		"serving":     mgr.GetWebhookServer().StartedChecker(),
 		"certificate": certificate.Check,
 		"ranges": func(*http.Request) error {
-			return errorIf(watch.Cluster() == nil, "the cluster's ranges are not read yet")
+			if watch.Cluster() == nil {
+				return errors.New("the cluster's ranges are not read yet")
+			}
+			return nil
 		},
-		"draining": func(*http.Request) error { return errorIf(draining.Load(), "asked to stop") },
+		"draining": func(*http.Request) error {
+			if draining.Load() {
+				return errors.New("asked to stop")
+			}
+			return nil
+		},
 	}
-	return serve(ctx, mgr, certificate, ready, func(ctx context.Context) { drain(ctx, signals, opts.drain, &draining, log) })
+	return serve(ctx, mgr, certificate, ready, func(ctx context.Context) { drain(ctx, p.signals, opts.drain, &draining, log) })
 }
 
 // serve runs the manager until it fails, ctx ends, or untilStopped returns.
@@ -232,13 +249,6 @@ func readPolicy(opts options) (policy.Params, []policy.Source, error) {
 		sources = append(sources, found...)
 	}
 	return params, sources, nil
-}
-
-func errorIf(failed bool, message string) error {
-	if failed {
-		return errors.New(message)
-	}
-	return nil
 }
 
 // restConfig tells how to reach the API server. Standing alone still takes a

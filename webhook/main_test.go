@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -83,7 +84,7 @@ func startWebhook(t *testing.T, certDir string, args ...string) *running {
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
-		r.done <- run(ctx, args, io.Discard, r.log, r.signals)
+		r.done <- run(ctx, args, process{io.Discard, r.log, r.signals, func(slog.Handler) {}})
 	}()
 	t.Cleanup(func() {
 		r.client.CloseIdleConnections()
@@ -113,20 +114,26 @@ func (r *running) get(url string) (int, string, error) {
 	if err != nil {
 		return 0, "", err
 	}
-	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	return response.StatusCode, string(body), err
+	return response.StatusCode, string(body), errors.Join(err, response.Body.Close())
 }
 
-// post sends a review and returns the response without its body.
-func (r *running) post() (*http.Response, error) {
+// reply is what there is to know of a response beside its body.
+type reply struct {
+	code  int
+	proto string
+	tls   *tls.ConnectionState
+	close bool // Connection: close
+}
+
+// post sends a review.
+func (r *running) post() (reply, error) {
 	response, err := r.client.Post(r.url+"?timeout=5s", "application/json", strings.NewReader(review(ours)))
 	if err != nil {
-		return nil, err
+		return reply{}, err
 	}
-	defer response.Body.Close()
 	_, err = io.Copy(io.Discard, response.Body)
-	return response, err
+	return reply{response.StatusCode, response.Proto, response.TLS, response.Close}, errors.Join(err, response.Body.Close())
 }
 
 // eventually tries until check succeeds.
@@ -153,7 +160,8 @@ func freePorts(t *testing.T, count int) []int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer listener.Close() //nolint:revive // all are held until all are found, so that they differ
+		// All are held until all are found, so that they differ.
+		defer listener.Close() //nolint:errcheck // nothing was sent
 		address, ok := listener.Addr().(*net.TCPAddr)
 		if !ok {
 			t.Fatalf("not a TCP address: %s", listener.Addr())
@@ -164,7 +172,7 @@ func freePorts(t *testing.T, count int) []int {
 }
 
 // writeCertificate makes a self-signed certificate with this serial number.
-func writeCertificate(t testing.TB, directory string, serial int64) {
+func writeCertificate(t *testing.T, directory string, serial int64) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -199,19 +207,22 @@ func TestServe(t *testing.T) {
 	writeCertificate(t, certDir, 1)
 	r := startWebhook(t, certDir, "--drain=1s")
 
-	response, err := r.post()
+	got, err := r.post()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if response.StatusCode != http.StatusOK || response.Proto != "HTTP/1.1" || response.TLS.Version != tls.VersionTLS13 || response.Close {
+	if got.code != http.StatusOK || got.proto != "HTTP/1.1" || got.tls.Version != tls.VersionTLS13 || got.close {
 		t.Errorf("HTTP %d over %s and TLS %#x, close %t; want 200 over HTTP/1.1 and TLS 1.3, kept alive",
-			response.StatusCode, response.Proto, response.TLS.Version, response.Close)
+			got.code, got.proto, got.tls.Version, got.close)
 	}
-	if code, _, err := r.get(strings.TrimSuffix(r.url, "/validate") + "/"); err != nil || code != http.StatusNotFound {
-		t.Errorf("GET /: HTTP %d, %v; want 404", code, err)
-	}
-	if code, _, err := r.get(r.health + "/healthz"); err != nil || code != http.StatusOK {
-		t.Errorf("GET /healthz: HTTP %d, %v; want 200", code, err)
+	for url, want := range map[string]int{
+		strings.TrimSuffix(r.url, "/validate") + "/": http.StatusNotFound,
+		r.health + "/healthz":                        http.StatusOK,
+	} {
+		code, _, failure := r.get(url)
+		if failure != nil || code != want {
+			t.Errorf("GET %s: HTTP %d, %v; want %d", url, code, failure, want)
+		}
 	}
 	_, page, err := r.get(r.metrics)
 	if err != nil {
@@ -230,8 +241,7 @@ func TestServe(t *testing.T) {
 
 	old := &tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}}
 	if connection, err := old.DialContext(t.Context(), "tcp", strings.TrimSuffix(strings.TrimPrefix(r.url, "https://"), "/validate")); err == nil {
-		connection.Close()
-		t.Error("TLS 1.2 is spoken")
+		t.Errorf("TLS 1.2 is spoken; closing: %v", connection.Close())
 	}
 }
 
@@ -256,12 +266,12 @@ func TestStop(t *testing.T) {
 	})
 	answers := 0
 	for time.Since(asked) < grace-200*time.Millisecond {
-		response, err := r.post()
+		got, err := r.post()
 		if err != nil {
 			t.Fatalf("%s after the signal: %v", time.Since(asked), err)
 		}
-		if response.StatusCode != http.StatusOK || !response.Close {
-			t.Fatalf("HTTP %d, close %t; want 200 and Connection: close", response.StatusCode, response.Close)
+		if got.code != http.StatusOK || !got.close {
+			t.Fatalf("HTTP %d, close %t; want 200 and Connection: close", got.code, got.close)
 		}
 		answers++
 		time.Sleep(20 * time.Millisecond)
@@ -300,11 +310,11 @@ func TestCertificateReload(t *testing.T) {
 	r := startWebhook(t, certDir)
 	served := func() (int64, error) {
 		defer r.client.CloseIdleConnections()
-		response, err := r.post()
+		got, err := r.post()
 		if err != nil {
 			return 0, err
 		}
-		return response.TLS.PeerCertificates[0].SerialNumber.Int64(), nil
+		return got.tls.PeerCertificates[0].SerialNumber.Int64(), nil
 	}
 	if serial, err := served(); err != nil || serial != 1 {
 		t.Fatalf("serial number %d, %v; want 1", serial, err)
@@ -326,7 +336,7 @@ func TestRunRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	defer taken.Close() //nolint:errcheck // nothing was sent
 	_, port, err := net.SplitHostPort(taken.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -363,7 +373,7 @@ func TestRunRefuses(t *testing.T) {
 				"--standalone", "--bind-address=127.0.0.1", "--cert-dir=" + certDir,
 				"--metrics-bind-address=0", "--health-probe-bind-address=0",
 			}, tt.args...)
-			err := run(ctx, args, io.Discard, io.Discard, nil)
+			err := run(ctx, args, process{io.Discard, io.Discard, nil, func(slog.Handler) {}})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("run = %v, want ... %s", err, tt.want)
 			}
@@ -374,7 +384,7 @@ func TestRunRefuses(t *testing.T) {
 func TestVersionAndHelp(t *testing.T) {
 	for flag, want := range map[string]string{"--version": "dev\n", "--help": "Usage: webhook"} {
 		var out bytes.Buffer
-		if err := run(t.Context(), []string{flag}, &out, io.Discard, nil); err != nil || !strings.HasPrefix(out.String(), want) {
+		if err := run(t.Context(), []string{flag}, process{&out, io.Discard, nil, func(slog.Handler) {}}); err != nil || !strings.HasPrefix(out.String(), want) {
 			t.Errorf("run(%s) = %v, printed %q; want %q", flag, err, &out, want)
 		}
 	}

@@ -5,8 +5,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +36,7 @@ const (
 	// The wait before a failed call of the API server is tried again doubles from
 	// the first to the last.
 	firstRetry = time.Second
-	lastRetry  = 30 * time.Second
+	lastRetry  = 8 * time.Second
 )
 
 // clusterRanges are the ranges of a cluster by kind; a nil slice is unknown.
@@ -49,41 +52,47 @@ func (r clusterRanges) and(other clusterRanges) clusterRanges {
 	}
 }
 
-// rangesOf reads what Nodes and ServiceCIDRs tell, in order of their names, and
-// counts the nodes that have no pod range. Text that is no address or CIDR is left
-// out: the API server validates these fields.
-func rangesOf(nodes []corev1.Node, services []networkingv1.ServiceCIDR) (known clusterRanges, podless int) {
-	for i := range nodes {
-		node, source := &nodes[i], "Node "+nodes[i].Name
-		cidrs := podCIDRs(node)
-		if len(cidrs) == 0 {
-			podless++
-		}
-		known.pod = appendCIDRs(known.pod, cidrs, source)
-		for _, address := range node.Status.Addresses {
-			if parsed, err := netip.ParseAddr(address.Address); err == nil && address.Type == corev1.NodeInternalIP {
-				parsed = parsed.Unmap().WithZone("")
-				known.node = append(known.node, policy.Range{Prefix: netip.PrefixFrom(parsed, parsed.BitLen()), Source: source})
-			}
-		}
-	}
-	for i := range services {
-		known.service = appendCIDRs(known.service, services[i].Spec.CIDRs, "ServiceCIDR "+services[i].Name)
-	}
-	bySource := func(a, b policy.Range) int { return cmp.Compare(a.Source, b.Source) }
-	slices.SortStableFunc(known.node, bySource)
-	slices.SortStableFunc(known.pod, bySource)
-	slices.SortStableFunc(known.service, bySource)
-	return known, podless
+func (r clusterRanges) equal(other clusterRanges) bool {
+	return slices.Equal(r.node, other.node) && slices.Equal(r.pod, other.pod) && slices.Equal(r.service, other.service)
 }
 
-func appendCIDRs(ranges []policy.Range, cidrs []string, source string) []policy.Range {
-	for _, cidr := range cidrs {
-		if prefix, err := netip.ParsePrefix(cidr); err == nil {
-			ranges = append(ranges, policy.Range{Prefix: prefix.Masked(), Source: source})
+// member is what informers keep of a Node or a ServiceCIDR: what it tells of the
+// cluster's ranges. A real Node has some 10 KiB of images, labels and managed fields,
+// and even an empty one twice the size of this.
+type member struct {
+	metav1.ObjectMeta // of which informers need name and resource version
+
+	ranges  clusterRanges
+	podless bool // a Node without a pod range
+}
+
+// memberOf is a transform for informers. Text that is no address or CIDR tells
+// nothing: the API server validates these fields.
+func memberOf(object any) (any, error) {
+	switch object := object.(type) {
+	case *corev1.Node:
+		m := newMember(object.ObjectMeta)
+		source := "Node " + m.Name
+		cidrs := podCIDRs(object)
+		m.podless = len(cidrs) == 0
+		m.ranges.pod = rangesOf(cidrs, source)
+		for _, address := range object.Status.Addresses {
+			if parsed, err := netip.ParseAddr(address.Address); err == nil && address.Type == corev1.NodeInternalIP {
+				parsed = parsed.Unmap().WithZone("")
+				m.ranges.node = append(m.ranges.node, policy.Range{Prefix: netip.PrefixFrom(parsed, parsed.BitLen()), Source: source})
+			}
 		}
+		return m, nil
+	case *networkingv1.ServiceCIDR:
+		m := newMember(object.ObjectMeta)
+		m.ranges.service = rangesOf(object.Spec.CIDRs, "ServiceCIDR "+m.Name)
+		return m, nil
 	}
-	return ranges
+	return object, nil // a member already, or a tombstone
+}
+
+func newMember(object metav1.ObjectMeta) *member {
+	return &member{ObjectMeta: metav1.ObjectMeta{Name: object.Name, ResourceVersion: object.ResourceVersion}}
 }
 
 // podCIDRs are the pod ranges of a node; podCIDR repeats the first of podCIDRs.
@@ -94,77 +103,65 @@ func podCIDRs(node *corev1.Node) []string {
 	return node.Spec.PodCIDRs
 }
 
-// bare is a transform for informers: of an object it keeps only what rangesOf
-// reads. A real Node has some 10 KiB of images, labels and managed fields.
-func bare(object any) (any, error) {
-	switch object := object.(type) {
-	case *corev1.Node:
-		kept := &corev1.Node{ObjectMeta: bareMeta(object.ObjectMeta)}
-		kept.Spec.PodCIDRs = podCIDRs(object)
-		for _, address := range object.Status.Addresses {
-			if address.Type == corev1.NodeInternalIP {
-				kept.Status.Addresses = append(kept.Status.Addresses, address)
-			}
+func rangesOf(cidrs []string, source string) []policy.Range {
+	var ranges []policy.Range
+	for _, cidr := range cidrs {
+		if prefix, err := netip.ParsePrefix(cidr); err == nil {
+			ranges = append(ranges, policy.Range{Prefix: prefix.Masked(), Source: source})
 		}
-		return kept, nil
-	case *networkingv1.ServiceCIDR:
-		return &networkingv1.ServiceCIDR{
-			ObjectMeta: bareMeta(object.ObjectMeta),
-			Spec:       networkingv1.ServiceCIDRSpec{CIDRs: object.Spec.CIDRs},
-		}, nil
 	}
-	return object, nil // a tombstone
+	return ranges
 }
 
-// bareMeta keeps what an informer itself needs.
-func bareMeta(object metav1.ObjectMeta) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Name: object.Name, ResourceVersion: object.ResourceVersion}
-}
-
-// sameRanges tells whether two states of one object tell the same ranges. The
-// kubelet updates a Node's status every few minutes, and that must cost nothing.
-func sameRanges(before, after any) bool {
-	switch after := after.(type) {
-	case *corev1.Node:
-		before, ok := before.(*corev1.Node)
-		return ok && slices.Equal(podCIDRs(before), podCIDRs(after)) &&
-			slices.Equal(before.Status.Addresses, after.Status.Addresses)
-	case *networkingv1.ServiceCIDR:
-		before, ok := before.(*networkingv1.ServiceCIDR)
-		return ok && slices.Equal(before.Spec.CIDRs, after.Spec.CIDRs)
+// union joins what members tell, in order of their names, and counts those without
+// a pod range.
+func union(members []*member) (known clusterRanges, podless int) {
+	slices.SortFunc(members, func(a, b *member) int { return cmp.Compare(a.Name, b.Name) })
+	for _, m := range members {
+		known.node = append(known.node, m.ranges.node...)
+		known.pod = append(known.pod, m.ranges.pod...)
+		known.service = append(known.service, m.ranges.service...)
+		if m.podless {
+			podless++
+		}
 	}
-	return false
+	return known, podless
 }
 
-// cacheOptions make informers small: objects are bare and never copied. Options by
-// kind would do as well, but ask the API server already when the cache is made.
+// cacheOptions make informers keep members. Options by kind would do as well, but
+// ask the API server already when the cache is made.
 func cacheOptions() cache.Options {
-	shared := true
 	return cache.Options{
-		ReaderFailOnMissingInformer:  true, // a forgotten informer must not appear by itself
-		DefaultTransform:             bare,
-		DefaultUnsafeDisableDeepCopy: &shared,
+		ReaderFailOnMissingInformer: true, // nothing reads through the cache
+		DefaultTransform:            memberOf,
 	}
+}
+
+// informerSource is the part of a controller-runtime cache that a clusterWatch uses.
+type informerSource interface {
+	GetInformer(ctx context.Context, kind client.Object, opts ...cache.InformerGetOption) (cache.Informer, error)
 }
 
 // clusterWatch keeps the cluster's ranges as the API server and the params tell
 // them. It is a manager.Runnable; Cluster may be called at any time.
 type clusterWatch struct {
 	configured clusterRanges // by the params
-	cache      cache.Cache
+	informers  informerSource
 	metrics    *metrics
 	log        *slog.Logger
 
 	current atomic.Pointer[policy.Cluster]
-	changed chan struct{} // of size one: a change that has not been looked at
+	changed chan struct{} // of size one: members have changed since prepare
 
-	services bool // ServiceCIDRs are watched; Start's own
+	mu      sync.Mutex
+	members map[string]*member // by kind and name
 }
 
-func newClusterWatch(configured clusterRanges, objects cache.Cache, metrics *metrics, log *slog.Logger) *clusterWatch {
+func newClusterWatch(configured clusterRanges, informers informerSource, metrics *metrics, log *slog.Logger) *clusterWatch {
 	return &clusterWatch{
-		configured: configured, cache: objects, metrics: metrics, log: log,
+		configured: configured, informers: informers, metrics: metrics, log: log,
 		changed: make(chan struct{}, 1),
+		members: map[string]*member{},
 	}
 }
 
@@ -179,11 +176,13 @@ func (w *clusterWatch) Start(ctx context.Context) error {
 	if err := w.follow(ctx, &corev1.Node{}); err != nil {
 		return err
 	}
-	w.watchServices(ctx, slog.LevelWarn)
+	services := w.followServices(ctx, slog.LevelWarn)
 
 	again := time.NewTicker(serviceRetry)
 	defer again.Stop()
 	w.prepare(ctx)
+	// Reading all Nodes at once took several times the memory of what is kept of them.
+	debug.FreeOSMemory()
 	for {
 		select {
 		case <-ctx.Done():
@@ -193,67 +192,101 @@ func (w *clusterWatch) Start(ctx context.Context) error {
 				w.prepare(ctx)
 			}
 		case <-again.C:
-			if !w.services {
-				w.watchServices(ctx, slog.LevelDebug)
+			if !services {
+				services = w.followServices(ctx, slog.LevelDebug)
 			}
 		}
 	}
 }
 
-// watchServices follows ServiceCIDRs, which an API server before Kubernetes 1.33
-// does not have: then the params alone tell the service ranges.
-func (w *clusterWatch) watchServices(ctx context.Context, level slog.Level) {
-	err := w.follow(ctx, &networkingv1.ServiceCIDR{})
-	w.services = err == nil && ctx.Err() == nil
-	if err != nil {
+// followServices follows ServiceCIDRs, which an API server before Kubernetes 1.33
+// does not have: then the params alone tell the service ranges. It tells whether
+// there are any to follow.
+func (w *clusterWatch) followServices(ctx context.Context, level slog.Level) bool {
+	if err := w.follow(ctx, &networkingv1.ServiceCIDR{}); err != nil {
 		w.log.LogAttrs(ctx, level, "service ranges not watched: those of the params hold", slog.String("err", err.Error()))
-	}
-	if w.services {
-		w.metrics.serviceAPI.Set(1)
-	} else {
 		w.metrics.serviceAPI.Set(0)
+		return false
 	}
+	w.metrics.serviceAPI.Set(1)
+	return true
 }
 
-// follow starts an informer for objects of this kind and waits until it has read
-// them all. It tries until ctx ends, and gives up only on a kind that the API
+// follow starts an informer for objects of this kind and waits until all of them
+// are members. It tries until ctx ends, and gives up only on a kind that the API
 // server does not have.
 func (w *clusterWatch) follow(ctx context.Context, kind client.Object) error {
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
 		err := w.inform(ctx, kind)
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
 			return nil
 		}
 		if meta.IsNoMatchError(err) {
 			return fmt.Errorf("watching %T: %w", kind, err)
 		}
-		w.log.LogAttrs(ctx, slog.LevelError, "objects not watched",
-			slog.String("kind", fmt.Sprintf("%T", kind)), slog.String("err", err.Error()), slog.Duration("retry", wait))
+		if ctx.Err() == nil {
+			w.log.LogAttrs(ctx, slog.LevelError, "objects not watched",
+				slog.String("kind", fmt.Sprintf("%T", kind)), slog.String("err", err.Error()), slog.String("retry", wait.String()))
+		}
 		if !sleep(ctx, wait) {
-			return nil
+			return nil // asked to stop
 		}
 	}
 }
 
-// inform notes changes of objects of this kind, and returns once all are read.
+// inform keeps the members of one kind, and returns once it has them all.
 func (w *clusterWatch) inform(ctx context.Context, kind client.Object) error {
-	informer, err := w.cache.GetInformer(ctx, kind)
+	informer, err := w.informers.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
 	if err != nil {
 		return err
 	}
-	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { w.note() },
-		UpdateFunc: func(before, after any) {
-			if !sameRanges(before, after) {
-				w.note()
-			}
-		},
-		DeleteFunc: func(any) { w.note() },
+	prefix := fmt.Sprintf("%T/", kind)
+	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { w.set(prefix, object) },
+		UpdateFunc: func(_, object any) { w.set(prefix, object) },
+		DeleteFunc: func(object any) { w.forget(prefix, object) },
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	if !toolscache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+		return ctx.Err()
+	}
+	return nil
 }
 
-// note remembers that something has changed.
+// set keeps a member. The kubelet updates a Node's status every few minutes; what
+// tells the same ranges as before costs nothing more.
+func (w *clusterWatch) set(prefix string, object any) {
+	m, ok := object.(*member)
+	if !ok {
+		return
+	}
+	w.mu.Lock()
+	before := w.members[prefix+m.Name]
+	w.members[prefix+m.Name] = m
+	w.mu.Unlock()
+	if before == nil || !before.ranges.equal(m.ranges) {
+		w.note()
+	}
+}
+
+// forget drops a member.
+func (w *clusterWatch) forget(prefix string, object any) {
+	name := ""
+	switch object := object.(type) {
+	case *member:
+		name = object.Name
+	case toolscache.DeletedFinalStateUnknown: // the watch was interrupted meanwhile
+		name = object.Key // cluster-scoped: the key is the name
+	}
+	w.mu.Lock()
+	delete(w.members, prefix+name)
+	w.mu.Unlock()
+	w.note()
+}
+
+// note remembers that members have changed.
 func (w *clusterWatch) note() {
 	select {
 	case w.changed <- struct{}{}:
@@ -263,24 +296,21 @@ func (w *clusterWatch) note() {
 
 // prepare makes the ranges that decisions read from now on.
 func (w *clusterWatch) prepare(ctx context.Context) {
-	var nodes corev1.NodeList
-	if err := w.cache.List(ctx, &nodes); err != nil {
-		w.log.LogAttrs(ctx, slog.LevelError, "nodes not read", slog.String("err", err.Error()))
-		return
+	select {
+	case <-w.changed: // what follows sees it
+	default:
 	}
-	var services networkingv1.ServiceCIDRList
-	if w.services {
-		if err := w.cache.List(ctx, &services); err != nil {
-			w.log.LogAttrs(ctx, slog.LevelError, "service ranges not read", slog.String("err", err.Error()))
-			return
-		}
-	}
-	known, podless := rangesOf(nodes.Items, services.Items)
+	w.mu.Lock()
+	members := slices.Collect(maps.Values(w.members))
+	w.mu.Unlock()
+	known, podless := union(members)
 	w.current.Store(prepared(w.configured.and(known)))
 	w.metrics.countRanges("api", known)
 	w.metrics.podless.Set(float64(podless))
-	w.log.LogAttrs(ctx, slog.LevelInfo, "cluster ranges", slog.Int("nodes", len(nodes.Items)), slog.Int("nodesWithoutPodCIDR", podless),
-		slog.Int("node", len(known.node)), slog.Int("pod", len(known.pod)), slog.Int("service", len(known.service)))
+	// Reading whole Nodes leaves behind several times what is kept of them.
+	debug.FreeOSMemory()
+	w.log.LogAttrs(ctx, slog.LevelInfo, "cluster ranges", slog.Int("node", len(known.node)), slog.Int("pod", len(known.pod)),
+		slog.Int("service", len(known.service)), slog.Int("nodesWithoutPodCIDR", podless))
 }
 
 func prepared(known clusterRanges) *policy.Cluster {

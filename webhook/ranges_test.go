@@ -1,21 +1,31 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
 
-func node(name string, podCIDRs []string, addresses ...corev1.NodeAddress) corev1.Node {
-	return corev1.Node{
+func node(name string, podCIDRs []string, addresses ...corev1.NodeAddress) *corev1.Node {
+	return &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       corev1.NodeSpec{PodCIDRs: podCIDRs},
 		Status:     corev1.NodeStatus{Addresses: addresses},
@@ -26,8 +36,20 @@ func address(kind corev1.NodeAddressType, text string) corev1.NodeAddress {
 	return corev1.NodeAddress{Type: kind, Address: text}
 }
 
-func serviceCIDR(name string, cidrs ...string) networkingv1.ServiceCIDR {
-	return networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}}
+func serviceCIDR(cidrs ...string) *networkingv1.ServiceCIDR {
+	return &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}}
+}
+
+// membersOf are these objects as informers keep them.
+func membersOf(objects ...any) []*member {
+	members := make([]*member, 0, len(objects))
+	for _, object := range objects {
+		kept, err := memberOf(object)
+		if m, ok := kept.(*member); ok && err == nil {
+			members = append(members, m)
+		}
+	}
+	return members
 }
 
 // lines writes ranges as "KIND PREFIX SOURCE".
@@ -44,18 +66,17 @@ func lines(known clusterRanges) []string {
 	return all
 }
 
-func TestRangesOf(t *testing.T) {
+func TestUnion(t *testing.T) {
 	tests := []struct {
-		name     string
-		nodes    []corev1.Node
-		services []networkingv1.ServiceCIDR
-		want     []string
-		podless  int
+		name    string
+		objects []any
+		want    []string
+		podless int
 	}{
 		{name: "empty cluster"},
 		{
 			name: "nodes in the order of their names",
-			nodes: []corev1.Node{
+			objects: []any{
 				node("worker-2", []string{"10.244.2.0/24"}, address(corev1.NodeInternalIP, "192.168.0.12")),
 				node("worker-1", []string{"10.244.1.0/24"}, address(corev1.NodeInternalIP, "192.168.0.11")),
 			},
@@ -68,9 +89,11 @@ func TestRangesOf(t *testing.T) {
 		},
 		{
 			name: "two families",
-			nodes: []corev1.Node{node("a", []string{"10.244.0.0/24", "fd00:10:244::/64"},
-				address(corev1.NodeInternalIP, "192.168.0.11"), address(corev1.NodeInternalIP, "fd00::11"))},
-			services: []networkingv1.ServiceCIDR{serviceCIDR("kubernetes", "10.96.0.0/16", "fd00:10:96::/112")},
+			objects: []any{
+				node("a", []string{"10.244.0.0/24", "fd00:10:244::/64"},
+					address(corev1.NodeInternalIP, "192.168.0.11"), address(corev1.NodeInternalIP, "fd00::11")),
+				serviceCIDR("10.96.0.0/16", "fd00:10:96::/112"),
+			},
 			want: []string{
 				"node 192.168.0.11/32 Node a",
 				"node fd00::11/128 Node a",
@@ -82,30 +105,30 @@ func TestRangesOf(t *testing.T) {
 		},
 		{
 			name: "addresses that are not internal, and names, do not count",
-			nodes: []corev1.Node{node("a", []string{"10.244.0.0/24"}, address(corev1.NodeExternalIP, "203.0.113.1"),
+			objects: []any{node("a", []string{"10.244.0.0/24"}, address(corev1.NodeExternalIP, "203.0.113.1"),
 				address(corev1.NodeHostName, "a"), address(corev1.NodeInternalIP, "a.example.com"))},
 			want: []string{"pod 10.244.0.0/24 Node a"},
 		},
 		{
 			name:    "nodes without a pod range are counted",
-			nodes:   []corev1.Node{node("a", nil, address(corev1.NodeInternalIP, "192.168.0.11")), node("b", nil)},
-			want:    []string{"node 192.168.0.11/32 Node a"},
+			objects: []any{node("a", nil, address(corev1.NodeInternalIP, "192.168.0.11")), node("b", nil), serviceCIDR("10.96.0.0/16")},
+			want:    []string{"node 192.168.0.11/32 Node a", "service 10.96.0.0/16 ServiceCIDR kubernetes"},
 			podless: 2,
 		},
 		{
-			name:  "the older field alone",
-			nodes: []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: corev1.NodeSpec{PodCIDR: "10.244.0.0/24"}}},
-			want:  []string{"pod 10.244.0.0/24 Node a"},
+			name:    "the older field alone",
+			objects: []any{&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: corev1.NodeSpec{PodCIDR: "10.244.0.0/24"}}},
+			want:    []string{"pod 10.244.0.0/24 Node a"},
 		},
 		{
-			name:  "odd notation becomes canonical",
-			nodes: []corev1.Node{node("a", []string{"10.244.0.7/24"}, address(corev1.NodeInternalIP, "::ffff:192.168.0.11"))},
-			want:  []string{"node 192.168.0.11/32 Node a", "pod 10.244.0.0/24 Node a"},
+			name:    "odd notation becomes canonical",
+			objects: []any{node("a", []string{"10.244.0.7/24"}, address(corev1.NodeInternalIP, "::ffff:192.168.0.11"))},
+			want:    []string{"node 192.168.0.11/32 Node a", "pod 10.244.0.0/24 Node a"},
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			known, podless := rangesOf(tt.nodes, tt.services)
+			known, podless := union(membersOf(tt.objects...))
 			if diff := cmp.Diff(tt.want, lines(known)); diff != "" {
 				t.Errorf("ranges differ (-want +got):\n%s", diff)
 			}
@@ -137,92 +160,137 @@ func TestRangesAnd(t *testing.T) {
 	}
 }
 
-// realNode is a Node as an informer sees it, with everything a decision does not need.
-func realNode() *corev1.Node {
-	return &corev1.Node{
-		TypeMeta: metav1.TypeMeta{Kind: "Node", APIVersion: "v1"},
-		ObjectMeta: metav1.ObjectMeta{
-			Name: "a", UID: "uid", ResourceVersion: "12", Labels: map[string]string{"kubernetes.io/os": "linux"},
-			Annotations:   map[string]string{"node.alpha.kubernetes.io/ttl": "0"},
-			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubelet"}},
-		},
-		Spec: corev1.NodeSpec{PodCIDR: "10.244.0.0/24", PodCIDRs: []string{"10.244.0.0/24"}, ProviderID: "cloud:///a"},
-		Status: corev1.NodeStatus{
-			Addresses:  []corev1.NodeAddress{address(corev1.NodeHostName, "a"), address(corev1.NodeInternalIP, "192.168.0.11")},
-			Images:     []corev1.ContainerImage{{Names: []string{"registry.example.com/image:1"}, SizeBytes: 1}},
-			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
-		},
+// TestMemberOf keeps nothing of a Node as an API server sends it but its name, its
+// resource version and its ranges.
+func TestMemberOf(t *testing.T) {
+	object := node("a", []string{"10.244.0.0/24"}, address(corev1.NodeHostName, "a"), address(corev1.NodeInternalIP, "192.168.0.11"))
+	object.ObjectMeta = metav1.ObjectMeta{
+		Name: "a", UID: "uid", ResourceVersion: "12", Labels: map[string]string{"kubernetes.io/os": "linux"},
+		Annotations:   map[string]string{"node.alpha.kubernetes.io/ttl": "0"},
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubelet"}},
 	}
-}
-
-func TestBareNode(t *testing.T) {
-	got, err := bare(realNode())
+	got, err := memberOf(object)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &corev1.Node{
+	want := &member{
 		ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "12"},
-		Spec:       corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/24"}},
-		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{address(corev1.NodeInternalIP, "192.168.0.11")}},
+		ranges: clusterRanges{
+			node: []policy.Range{{Prefix: netip.MustParsePrefix("192.168.0.11/32"), Source: "Node a"}},
+			pod:  []policy.Range{{Prefix: netip.MustParsePrefix("10.244.0.0/24"), Source: "Node a"}},
+		},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("bare node differs (-want +got):\n%s", diff)
+	compare := cmp.Options{cmp.AllowUnexported(member{}, clusterRanges{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
+	if diff := cmp.Diff(want, got, compare); diff != "" {
+		t.Errorf("member differs (-want +got):\n%s", diff)
 	}
-	// An informer may transform an object twice.
-	again, err := bare(got)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, again); diff != "" {
-		t.Errorf("bare node changed when bared again (-want +got):\n%s", diff)
-	}
+	// An informer may transform an object twice, and tombstones too.
 	tombstone := toolscache.DeletedFinalStateUnknown{Key: "a"}
-	if got, err := bare(tombstone); err != nil || got != any(tombstone) {
-		t.Errorf("bare(tombstone) = %v, %v", got, err)
+	for _, object := range []any{got, tombstone} {
+		if again, err := memberOf(object); err != nil || again != object {
+			t.Errorf("memberOf(%T) = %v, %v; want what came in", object, again, err)
+		}
 	}
 }
 
-func TestBareServiceCIDR(t *testing.T) {
-	service := serviceCIDR("kubernetes", "10.96.0.0/16")
-	service.ResourceVersion = "3"
-	service.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kube-apiserver"}}
-	service.Status.Conditions = []metav1.Condition{{Type: "Ready"}}
-	got, err := bare(&service)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := serviceCIDR("kubernetes", "10.96.0.0/16")
-	want.ResourceVersion = "3"
-	if diff := cmp.Diff(&want, got); diff != "" {
-		t.Errorf("bare ServiceCIDR differs (-want +got):\n%s", diff)
-	}
-}
-
-func TestSameRanges(t *testing.T) {
-	before := node("a", []string{"10.244.0.0/24"}, address(corev1.NodeInternalIP, "192.168.0.11"))
-	heartbeat := before
-	heartbeat.ResourceVersion = "13"
-	otherPods := node("a", []string{"10.244.9.0/24"}, before.Status.Addresses...)
-	otherAddress := node("a", before.Spec.PodCIDRs, address(corev1.NodeInternalIP, "192.168.0.99"))
-	service, wider := serviceCIDR("kubernetes", "10.96.0.0/16"), serviceCIDR("kubernetes", "10.96.0.0/12")
+// TestMembersChange counts which events make the ranges anew.
+func TestMembersChange(t *testing.T) {
 	tests := []struct {
-		name          string
-		before, after any
-		want          bool
+		name string
+		do   func(w *clusterWatch)
+		want bool
+		left []string
 	}{
-		{name: "heartbeat", before: &before, after: &heartbeat, want: true},
-		{name: "pod range", before: &before, after: &otherPods},
-		{name: "address", before: &before, after: &otherAddress},
-		{name: "same service range", before: &service, after: &service, want: true},
-		{name: "service range", before: &service, after: &wider},
-		{name: "kinds that differ", before: &service, after: &before},
-		{name: "unknown kind", before: 1, after: 1},
+		{
+			name: "heartbeat",
+			do:   func(w *clusterWatch) { w.set("Node/", membersOf(node("a", []string{"10.244.0.0/24"}))[0]) },
+			left: []string{"pod 10.244.0.0/24 Node a"},
+		},
+		{
+			name: "new pod range",
+			do:   func(w *clusterWatch) { w.set("Node/", membersOf(node("a", []string{"10.244.9.0/24"}))[0]) },
+			want: true,
+			left: []string{"pod 10.244.9.0/24 Node a"},
+		},
+		{
+			name: "new address",
+			do: func(w *clusterWatch) {
+				w.set("Node/", membersOf(node("a", []string{"10.244.0.0/24"}, address(corev1.NodeInternalIP, "192.168.0.11")))[0])
+			},
+			want: true,
+			left: []string{"node 192.168.0.11/32 Node a", "pod 10.244.0.0/24 Node a"},
+		},
+		{
+			name: "new node",
+			do:   func(w *clusterWatch) { w.set("Node/", membersOf(node("b", nil))[0]) },
+			want: true,
+			left: []string{"pod 10.244.0.0/24 Node a"},
+		},
+		{name: "deleted", do: func(w *clusterWatch) { w.forget("Node/", membersOf(node("a", nil))[0]) }, want: true},
+		{
+			name: "deleted while the watch was interrupted",
+			do:   func(w *clusterWatch) { w.forget("Node/", toolscache.DeletedFinalStateUnknown{Key: "a"}) },
+			want: true,
+		},
+		{
+			name: "another kind of the same name",
+			do:   func(w *clusterWatch) { w.forget("ServiceCIDR/", toolscache.DeletedFinalStateUnknown{Key: "a"}) },
+			want: true,
+			left: []string{"pod 10.244.0.0/24 Node a"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := sameRanges(tt.before, tt.after); got != tt.want {
-				t.Errorf("sameRanges = %t, want %t", got, tt.want)
+			w := newClusterWatch(clusterRanges{}, nil, newMetrics("test", ""), slog.New(slog.DiscardHandler))
+			if w.Cluster() != nil {
+				t.Error("ranges are known before they are read")
+			}
+			w.set("Node/", membersOf(node("a", []string{"10.244.0.0/24"}))[0])
+			w.prepare(t.Context())
+			if w.Cluster() == nil || len(w.changed) != 0 {
+				t.Errorf("prepared: %v, changes left: %d", w.Cluster(), len(w.changed))
+			}
+			tt.do(w)
+			if got := len(w.changed) == 1; got != tt.want {
+				t.Errorf("changed is %t, want %t", got, tt.want)
+			}
+			known, _ := union(slices.Collect(maps.Values(w.members)))
+			if diff := cmp.Diff(tt.left, lines(known)); diff != "" {
+				t.Errorf("ranges differ (-want +got):\n%s", diff)
 			}
 		})
 	}
+}
+
+// informerFunc stands for informers of kinds that an API server may not have.
+type informerFunc func() (cache.Informer, error)
+
+// GetInformer calls f.
+func (f informerFunc) GetInformer(context.Context, client.Object, ...cache.InformerGetOption) (cache.Informer, error) {
+	return f()
+}
+
+// TestFollow waits, ever longer, for an API server, but not for a kind that it lacks.
+func TestFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		started, calls := time.Now(), 0
+		w := newClusterWatch(clusterRanges{}, informerFunc(func() (cache.Informer, error) {
+			if calls++; calls < 8 {
+				return nil, errLost
+			}
+			return nil, &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: "networking.k8s.io", Kind: "ServiceCIDR"}}
+		}), newMetrics("test", ""), slog.New(slog.DiscardHandler))
+		if w.followServices(t.Context(), slog.LevelWarn) {
+			t.Error("a kind that is not there is followed")
+		}
+		if got := time.Since(started); got != (1+2+4+8+8+8+8)*time.Second {
+			t.Errorf("gave up after %s, want 39s", got)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		calls = -1000
+		if err := w.follow(ctx, &corev1.Node{}); err != nil {
+			t.Errorf("follow: %v; want nil when asked to stop", err)
+		}
+	})
 }

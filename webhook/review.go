@@ -37,8 +37,8 @@ const (
 type target struct{ namespace, name string }
 
 // admissionReview is an admission.k8s.io/v1 AdmissionReview, as much of it as a
-// decision needs. Reading it straight into these fields halves the cost of the
-// generic types, which keep managed fields and raw copies of both objects.
+// decision needs. The API's own types keep both objects as raw copies, which would
+// have to be decoded once more.
 type admissionReview struct {
 	APIVersion string   `json:"apiVersion"`
 	Kind       string   `json:"kind"`

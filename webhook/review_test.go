@@ -16,7 +16,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
@@ -25,13 +24,11 @@ var update = flag.Bool("update", false, "rewrite the golden files") //nolint:goc
 
 // twoNodes is a cluster that the approved configurations fit.
 func twoNodes() *policy.Cluster {
-	known, _ := rangesOf(
-		[]corev1.Node{
-			node("worker-1", []string{"10.244.1.0/24"}, address(corev1.NodeInternalIP, "192.168.0.11")),
-			node("worker-2", []string{"10.244.2.0/24"}, address(corev1.NodeInternalIP, "192.168.0.12")),
-		},
-		[]networkingv1.ServiceCIDR{serviceCIDR("kubernetes", "10.96.0.0/12")},
-	)
+	known, _ := union(membersOf(
+		node("worker-1", []string{"10.244.1.0/24"}, address(corev1.NodeInternalIP, "192.168.0.11")),
+		node("worker-2", []string{"10.244.2.0/24"}, address(corev1.NodeInternalIP, "192.168.0.12")),
+		serviceCIDR("10.96.0.0/12"),
+	))
 	return prepared(known)
 }
 
@@ -107,14 +104,14 @@ func TestReviews(t *testing.T) {
 			}
 			checkLimits(t, answer.Warnings, recorder.Body.Len())
 			var got bytes.Buffer
-			if err := json.Indent(&got, recorder.Body.Bytes(), "", "  "); err != nil {
+			if err = json.Indent(&got, recorder.Body.Bytes(), "", "  "); err != nil {
 				t.Fatal(err)
 			}
 			got.WriteByte('\n')
 			scrubbed := scrub.ReplaceAll(got.Bytes(), []byte(`"$1": "HEX"`))
 			golden := filepath.Join("testdata", tt.name+".response.json")
 			if *update {
-				if err := os.WriteFile(golden, scrubbed, 0o600); err != nil {
+				if err = os.WriteFile(golden, scrubbed, 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -245,7 +245,7 @@ func (h *handler) logDecision(ctx context.Context, req *request, judged policy.R
 		slog.Bool("dryRun", judged.DryRun),
 		slog.Bool("allowed", decision.Allowed),
 		slog.String("rules", strings.Join(violatedRules(decision.Findings), ",")),
-		slog.Duration("duration", time.Since(judged.Time)),
+		slog.Float64("seconds", time.Since(judged.Time).Seconds()),
 	)
 	for _, finding := range decision.Findings {
 		if finding.Failed { // why is in the response; the message may quote the configuration
@@ -279,7 +279,7 @@ func drain(ctx context.Context, signals <-chan os.Signal, grace time.Duration, d
 		return
 	case received := <-signals:
 		draining.Store(true)
-		log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.String("signal", received.String()), slog.Duration("grace", grace))
+		log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.String("signal", received.String()), slog.String("grace", grace.String()))
 	}
 	timer := time.NewTimer(grace)
 	defer timer.Stop()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -214,11 +215,7 @@ type failingReader struct{}
 
 func (failingReader) Read([]byte) (int, error) { return 0, errLost }
 
-var errLost = errorString("connection lost")
-
-type errorString string
-
-func (e errorString) Error() string { return string(e) }
+var errLost = errors.New("connection lost")
 
 // TestNotOurs has reviews of everything but the one ConfigMap.
 func TestNotOurs(t *testing.T) {
@@ -437,7 +434,7 @@ func TestLogHasNoConfiguration(t *testing.T) {
 		}}
 	}))
 	h.log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey || a.Key == "duration" {
+		if a.Key == slog.TimeKey || a.Key == "seconds" {
 			return slog.Attr{}
 		}
 		return a

@@ -54,7 +54,7 @@ func explainCIDR(s string) *fault {
 		}
 	}
 	if several := splitCIDRs(s); len(several) > 1 {
-		return wrong("holds several CIDRs", "write each as an element of its own: "+strings.Join(several, ", "))
+		return wrong("holds several CIDRs", "write each as an element of its own: "+enumerate(several))
 	}
 	if first, last, ok := strings.Cut(bare, "-"); ok {
 		if cover := rangeCIDRs(strings.TrimSpace(first), strings.TrimSpace(last)); cover != nil {
@@ -71,8 +71,8 @@ func explainCIDR(s string) *fault {
 	if !hasMask {
 		return explainAddress(bare)
 	}
-	if address, _, ok := strings.Cut(address, "%"); ok {
-		if p, ok := meantCIDR(address + "/" + mask); ok {
+	if unzoned, _, ok := strings.Cut(address, "%"); ok {
+		if p, ok := meantCIDR(unzoned + "/" + mask); ok {
 			return wrong("has a zone, which a range cannot have", "write "+p.String())
 		}
 	}
@@ -220,7 +220,7 @@ func classfulCIDR(addr netip.Addr) (netip.Prefix, bool) {
 // splitCIDRs returns the CIDRs of a text that holds nothing else, or nil.
 func splitCIDRs(s string) []string {
 	var cidrs []string
-	for field := range strings.FieldsFuncSeq(s, func(r rune) bool { return isFiller(r) }) {
+	for field := range strings.FieldsFuncSeq(s, isFiller) {
 		if field == "-" {
 			continue // a list whose line breaks are lost
 		}
@@ -239,8 +239,15 @@ func isFiller(r rune) bool {
 	return unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) || strings.ContainsRune(`,;"'[]`, r)
 }
 
-// maxCover is how many CIDRs a remedy lists for a range.
+// maxCover is how many CIDRs a remedy lists.
 const maxCover = 8
+
+func enumerate(cidrs []string) string {
+	if len(cidrs) > maxCover {
+		return strings.Join(cidrs[:maxCover], ", ") + ", …"
+	}
+	return strings.Join(cidrs, ", ")
+}
 
 // rangeCIDRs returns the CIDRs that cover a range of addresses exactly, if they are
 // few.

@@ -2,7 +2,9 @@ package config_test
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,52 +18,94 @@ import (
 )
 
 // stricter are the codes of texts that the upstream agent may accept.
+//
+//nolint:gochecknoglobals // a constant in all but the language
 var stricter = []config.Code{
 	config.CodeTooLarge, config.CodeEncoding, config.CodeControlCharacter, config.CodeTab, config.CodeTooDeep,
 	config.CodeAliases, config.CodeTag, config.CodeNotFinite, config.CodeNullElement, config.CodeTooManyCIDRs,
 	config.CodeMaskLeadingZero, config.CodeIPv4Mapped, config.CodeResyncTooShort,
 }
 
+//nolint:gochecknoglobals // a flag of the test
+var composed = flag.Int("composed", 20000, "texts that TestParseComposed puts together")
+
 func FuzzParse(f *testing.F) {
 	for _, text := range seeds() {
 		f.Add([]byte(text))
 	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		if plain, yaml, ok := config.ReadBoth(string(text)); ok {
-			if diff := cmp.Diff(yaml, plain); diff != "" {
-				t.Fatalf("the reader for plain texts disagrees (-yaml +plain):\n%s", diff)
+	f.Fuzz(checkText)
+}
+
+// TestParseComposed asserts the same of texts that are put together from parts, which
+// get further than mutated bytes do.
+func TestParseComposed(t *testing.T) {
+	parts := []string{
+		"nonMasqueradeCIDRs:", "nonmasqueradecidrs:", "masqLinkLocal:", "resyncInterval:", "cidrLimit:", "CIDRLIMIT:", "x:", "\"x\":", "?", ":", "-", "- -",
+		"10.0.0.0/8", "10.0.0.1/8", "'fd00::/8'", "\"10.0.0.0/8\"", "::/0", "true", "yes", "Off", "y", "~", "null", "''", "60s", "0s", "5", "010", "0x1f", "1e2", "1_0", ".nan", "08",
+		"&a", "*a", "<<:", "<<: *a", "!!str", "!!int", "!x", "!", "{", "}", "[", "]", ",", "[]", "{}", "{a: b}", "[a, b]", "|", ">", "|-", "\"", "'", "\\", "#", "# c", "---", "...", "%YAML 1.1",
+		"\n", "\n", "\n", "\n", "\n", "\n", "\n  ", "\n ", "\n    ", "\n- ", "\n  - ", " ", " ", " ", "\t", "\r\n", "\r", "\u0085", "\ufeff", "\u00a0", "ü",
+	}
+	seed := uint64(time.Now().UnixNano())
+	random := rand.New(rand.NewPCG(seed, 0))
+	var text string
+	defer func() {
+		if t.Failed() {
+			t.Logf("seed %d: %q", seed, text)
+		}
+	}()
+	for range *composed {
+		var b strings.Builder
+		for range 1 + random.IntN(30) {
+			b.WriteString(parts[random.IntN(len(parts))])
+			if random.IntN(3) > 0 {
+				b.WriteByte(' ')
 			}
 		}
-		c, problems := config.Parse(text)
-		checkProblems(t, string(text), problems)
-		fatal := isFatal(problems)
-		want, err := upstreamParse(text)
-		switch {
-		case err != nil && !fatal:
-			t.Fatalf("accepted, but upstream refuses: %v\nproblems: %v", err, problems)
-		case err != nil:
+		text = b.String()
+		checkText(t, []byte(text))
+		if t.Failed() {
 			return
-		case fatal:
-			if !slices.ContainsFunc(problems, func(p config.Problem) bool { return slices.Contains(stricter, p.Code) }) &&
-				!ignoresRest(text) {
-				t.Fatalf("refused with %v, but upstream accepts: %v", problems, want)
-			}
-			return
 		}
-		if diff := cmp.Diff(effective(want), meaningOf(c)); diff != "" {
-			t.Fatalf("not what upstream makes of it (-upstream +ours):\n%s\nproblems: %v", diff, problems)
+	}
+}
+
+// checkText compares what Parse makes of a text with what the upstream agent does.
+func checkText(t *testing.T, text []byte) {
+	t.Helper()
+	if plain, yaml, ok := config.ReadBoth(string(text)); ok {
+		if diff := cmp.Diff(yaml, plain); diff != "" {
+			t.Fatalf("the reader for plain texts disagrees (-yaml +plain):\n%s", diff)
 		}
-		if len(problems) == 0 {
-			strict, err := upstreamStrict(text)
-			if err != nil {
-				t.Fatalf("no problem, but a strict loader has: %v", err)
-			}
-			if diff := cmp.Diff(effective(strict), meaningOf(c)); diff != "" {
-				t.Fatalf("not what a strict loader makes of it:\n%s", diff)
-			}
+	}
+	c, problems := config.Parse(text)
+	checkProblems(t, string(text), problems)
+	fatal := isFatal(problems)
+	want, err := upstreamParse(text)
+	switch {
+	case err != nil && !fatal:
+		t.Fatalf("accepted, but upstream refuses: %v\nproblems: %v", err, problems)
+	case err != nil:
+		return
+	case fatal:
+		if !slices.ContainsFunc(problems, func(p config.Problem) bool { return slices.Contains(stricter, p.Code) }) &&
+			!ignoresRest(text) {
+			t.Fatalf("refused with %v, but upstream accepts: %v", problems, want)
 		}
-		checkAccepted(t, c)
-	})
+		return
+	}
+	if diff := cmp.Diff(effective(want), meaningOf(c)); diff != "" {
+		t.Fatalf("not what upstream makes of it (-upstream +ours):\n%s\nproblems: %v", diff, problems)
+	}
+	if len(problems) == 0 {
+		strict, err := upstreamStrict(text)
+		if err != nil {
+			t.Fatalf("no problem, but a strict loader has: %v", err)
+		}
+		if diff := cmp.Diff(effective(strict), meaningOf(c)); diff != "" {
+			t.Fatalf("not what a strict loader makes of it:\n%s", diff)
+		}
+	}
+	checkAccepted(t, c)
 }
 
 // ignoresRest tells that upstream does not read this text to its end: it stops where
@@ -102,6 +146,9 @@ func checkProblems(t *testing.T, text string, problems []config.Problem) {
 		}
 		if utf8.RuneCountInString(p.Text) > 64 {
 			t.Errorf("the text has more than 64 characters: %q", p)
+		}
+		if len(p.Path)+len(p.Message)+len(p.Remedy) > 4096 {
+			t.Errorf("longer than anybody reads: %.300s", p)
 		}
 		if (p.Line == 0) != (p.Column == 0) || p.Line > len(lines) {
 			t.Fatalf("the position is not in the text: %+v", p)

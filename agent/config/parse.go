@@ -125,7 +125,7 @@ func (p *parser) interpret(doc document) Config {
 		p.suspect(CodeEmpty, "", Position{}, "", "the text is empty, so every default applies",
 			"write the keys that you want, or {} if you want the defaults")
 		return Default()
-	default:
+	case boolKind, numberKind, stringKind, listKind, brokenKind:
 		p.notAMapping(doc)
 		return Config{}
 	}

@@ -28,8 +28,8 @@ func (p *parser) readPlain() (document, bool) {
 			if list == nil || len(list.list) > 0 && column != indent {
 				return document{}, false
 			}
-			text, quoted, skipped, ok := plainScalar(element)
-			if !ok || text == "" {
+			scalar, ok := readScalar(element)
+			if !ok || scalar.text == "" {
 				return document{}, false
 			}
 			if list.list == nil {
@@ -37,7 +37,7 @@ func (p *parser) readPlain() (document, bool) {
 				indent = column
 			}
 			if len(list.list) <= MaxCIDRs {
-				list.list = append(list.list, scalarValue(text, quoted, Position{number, column + 2 + skipped}))
+				list.list = append(list.list, scalar.value(number, column+2))
 			}
 			continue
 		}
@@ -50,19 +50,19 @@ func (p *parser) readPlain() (document, bool) {
 		if !ok || column > 1 || after != "" && after[0] != ' ' || !doc.lacks(name) {
 			return document{}, false
 		}
-		text, quoted, skipped, ok := plainScalar(after)
+		scalar, ok := readScalar(after)
 		if !ok {
 			return document{}, false
 		}
 		doc.root = mappingKind
 		doc.fields = append(doc.fields, field{name: name, at: Position{number, 1}})
 		f := &doc.fields[len(doc.fields)-1]
-		if text == "" && !quoted {
+		if scalar.text == "" && !scalar.quoted {
 			f.value.kind = listKind
 			list = &f.value
 			continue
 		}
-		f.value = scalarValue(text, quoted, Position{number, len(name) + 2 + skipped})
+		f.value = scalar.value(number, len(name)+2)
 	}
 	return doc, list == nil || len(list.list) > 0
 }
@@ -96,50 +96,56 @@ func (d *document) lacks(name string) bool {
 	return false
 }
 
-// plainScalar reads a scalar of letters, digits and the marks of an address, bare or
-// in quotes, with nothing but a comment behind it. Skipped is how many blanks lead.
-func plainScalar(s string) (text string, quoted bool, skipped int, ok bool) {
+// plainText is a scalar on its line.
+type plainText struct {
+	text    string
+	quoted  bool
+	skipped int // blanks before it
+}
+
+// readScalar reads a scalar of letters, digits and the marks of an address, bare or in
+// quotes, with nothing but a comment behind it. Without a scalar the text is empty.
+func readScalar(s string) (scalar plainText, ok bool) {
 	body := strings.TrimLeft(s, " ")
-	skipped = len(s) - len(body)
+	scalar.skipped = len(s) - len(body)
 	if body == "" || body[0] == '#' {
-		return "", false, skipped, body == "" || skipped > 0
+		return scalar, body == "" || scalar.skipped > 0
 	}
-	end := 0
+	var behind string
 	if body[0] == '"' || body[0] == '\'' {
-		end = strings.IndexByte(body[1:], body[0])
+		end := strings.IndexByte(body[1:], body[0])
 		if end < 0 {
-			return "", false, 0, false
+			return scalar, false
 		}
-		text, quoted = body[1:end+1], true
-		end += 2
+		scalar.text, scalar.quoted, behind = body[1:end+1], true, body[end+2:]
 	} else {
-		if end = strings.IndexByte(body, ' '); end < 0 {
+		end := strings.IndexByte(body, ' ')
+		if end < 0 {
 			end = len(body)
 		}
-		text = body[:end]
-		if !isAlphanumeric(text[0]) || text[end-1] == ':' {
-			return "", false, 0, false
+		scalar.text, behind = body[:end], body[end:]
+		if !isAlphanumeric(body[0]) || body[end-1] == ':' {
+			return scalar, false
 		}
 	}
-	for i := range len(text) {
-		if c := text[i]; !isAlphanumeric(c) && c != '.' && c != '/' && c != ':' && c != '_' && c != '-' {
-			return "", false, 0, false
+	for i := range len(scalar.text) {
+		if c := scalar.text[i]; !isAlphanumeric(c) && strings.IndexByte("./:_-", c) < 0 {
+			return scalar, false
 		}
 	}
-	behind := strings.TrimLeft(body[end:], " ")
-	ok = behind == "" || behind[0] == '#' && body[end] == ' '
-	return text, quoted, skipped, ok
+	comment := strings.TrimLeft(behind, " ")
+	return scalar, comment == "" || comment[0] == '#' && behind[0] == ' '
 }
 
 func isAlphanumeric(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
-// scalarValue gives a scalar its type; in quotes it is text.
-func scalarValue(text string, quoted bool, at Position) value {
-	v := value{kind: stringKind, text: text, at: at}
-	if !quoted {
-		v.kind, v.json = resolve(text)
+// value gives a scalar its type; in quotes it is text.
+func (s plainText) value(line, column int) value {
+	v := value{kind: stringKind, text: s.text, at: Position{line, column + s.skipped}}
+	if !s.quoted {
+		v.kind, v.json = resolve(s.text)
 	}
 	return v
 }

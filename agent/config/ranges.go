@@ -1,6 +1,9 @@
 package config
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // LinkLocal is what an agent spares unless the text says otherwise, beside the
 // list: RFC 3927 and RFC 4291 section 2.5.6.
@@ -24,7 +27,7 @@ var privateRanges = []netip.Prefix{
 // in its order: RFC 1918, 6598, 6890, 5737, 7526, 2544 and 1112.
 //
 //nolint:gochecknoglobals // a constant in all but the language
-var reservedRanges = append(privateRanges[:len(privateRanges):len(privateRanges)],
+var reservedRanges = append(slices.Clip(privateRanges),
 	netip.MustParsePrefix("100.64.0.0/10"),
 	netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("192.0.2.0/24"),

@@ -93,10 +93,14 @@ func (s *source) offset(at Position) int {
 	return min(s.lines()[at.Line-1]+at.Column-1, len(s.text))
 }
 
-// line returns a line without its end; lines count from 1.
+// line returns a line without its end; lines count from 1. A carriage return inside,
+// which ends a line in YAML, ends it too.
 func (s *source) line(number int) string {
-	line, _, _ := strings.Cut(s.text[s.lines()[number-1]:], "\n")
-	return strings.TrimSuffix(line, "\r")
+	rest := s.text[s.lines()[number-1]:]
+	if end := strings.IndexAny(rest, "\r\n"); end >= 0 {
+		return rest[:end]
+	}
+	return rest
 }
 
 // scalar returns how the scalar with this content stands at a place: with its

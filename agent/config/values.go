@@ -263,10 +263,14 @@ func explainDuration(s string) (why, remedy string) {
 	if err != nil || d < minResync {
 		return "is not a duration", fallback
 	}
-	if strings.IndexFunc(bare, unicode.IsLetter) < 0 {
-		return "has no unit", meant.String()
+	remedy = meant.String()
+	if len(remedy) > len("24h60m60s") {
+		remedy = formatDuration(d)
 	}
-	return "is not a duration: the units are s, m and h", meant.String()
+	if strings.IndexFunc(bare, unicode.IsLetter) < 0 {
+		return "has no unit", remedy
+	}
+	return "is not a duration: the units are s, m and h", remedy
 }
 
 // wrongType reports a value that is not what a key wants.

@@ -296,7 +296,10 @@ func (r *yamlReader) value(n *yaml.Node, depth int) value {
 // typed gives a scalar its type.
 func (r *yamlReader) typed(n *yaml.Node) value {
 	quoted := n.Style&quotes != 0
-	v := scalarValue(n.Value, quoted, r.start(n))
+	v := value{kind: stringKind, text: n.Value, at: r.start(n)}
+	if !quoted {
+		v.kind, v.json = resolve(n.Value)
+	}
 	if n.Style&yaml.TaggedStyle != 0 {
 		v.kind, v.json = resolveTagged(n.Tag, n.Value)
 		if v.kind == brokenKind {
@@ -304,8 +307,7 @@ func (r *yamlReader) typed(n *yaml.Node) value {
 		}
 		return v
 	}
-	// A tag "!" alone makes quoted text plain and nothing text; v3 hides it.
-	if (quoted || n.Value == "") && r.propertyTag(n) {
+	if r.propertyTag(n) { // "!" alone, which makes text of anything; v3 does not tell
 		v.kind = brokenKind
 		r.badTag(n, "!")
 		return v
@@ -355,25 +357,18 @@ func skipProperties(s string, offset int) int {
 
 // skipProperty skips an anchor or a tag, and the blanks and comments behind it.
 func skipProperty(s string, offset int) int {
-	const blanks = " \t\r\n"
-	for offset < len(s) && strings.IndexByte(blanks, s[offset]) < 0 {
-		offset++
-	}
-	for offset < len(s) {
-		switch {
-		case strings.IndexByte(blanks, s[offset]) >= 0:
-			offset++
-		case s[offset] == '#':
-			end := strings.IndexByte(s[offset:], '\n')
-			if end < 0 {
-				return len(s)
-			}
-			offset += end
-		default:
+	const blanks = " \t" + yamlBreaks
+	end := strings.IndexAny(s[offset:], blanks)
+	for end >= 0 {
+		offset += end
+		rest := strings.TrimLeft(s[offset:], blanks+byteOrderMark)
+		offset = len(s) - len(rest)
+		if !strings.HasPrefix(rest, "#") {
 			return offset
 		}
+		end = strings.IndexAny(rest, yamlBreaks)
 	}
-	return offset
+	return len(s)
 }
 
 // checkEncoding refuses what is not UTF-8: the API server does so in data, and
@@ -403,18 +398,19 @@ func (p *parser) checkCharacters() bool {
 	return true
 }
 
-// checkIndentation refuses a tab before a comment on a line of its own. The upstream
-// agent's loader refuses it nearly everywhere, v3 nowhere.
+// checkIndentation refuses a tab before a comment where only indentation and the marks
+// of a list or mapping stand before it. There the upstream agent's loader refuses it
+// nearly everywhere, v3 nowhere.
 func (p *parser) checkIndentation() bool {
-	number := 0
-	for line := range strings.SplitSeq(p.text, "\n") {
-		number++
-		indentation := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
-		tab := strings.IndexByte(indentation, '\t')
-		if tab >= 0 && strings.HasPrefix(line[len(indentation):], "#") {
-			p.tab(Position{number, tab + 1}, strings.TrimSpace(line))
+	for offset := 0; offset < len(p.text); {
+		line := yamlLine(p.text[offset:])
+		before, _, commented := strings.Cut(line, "#")
+		tab := strings.IndexByte(before, '\t')
+		if commented && tab >= 0 && strings.Trim(before, " \t-?:") == "" && !documentMarker(line) {
+			p.tab(p.position(offset+tab), strings.TrimSpace(line))
 			return false
 		}
+		offset += len(line)
 	}
 	return true
 }

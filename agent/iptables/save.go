@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// maxRules bounds what is kept of a chain; more than this is not ours anyway: the
+// maxRules bounds what is kept of a chain; one with more is not ours anyway: the
 // parser takes 16,384 CIDRs.
-const maxRules = 1 << 15
+const maxRules = 1 << 17
 
 // content is what iptables-save prints of a chain and of the jumps to it.
 type content struct {
@@ -18,7 +18,7 @@ type content struct {
 	jumps []string // of POSTROUTING, those that go to the chain
 }
 
-// read asks the kernel. On a busy node the table has ten thousands of rules, so the
+// read asks the kernel. On a busy node the table has tens of thousands of rules, so the
 // others' are dropped as they come. One process reads the whole table at one moment.
 func (t *table) read(ctx context.Context, chain string) (content, error) {
 	if t.err != nil {

@@ -91,13 +91,31 @@ const (
 func main() {
 	bin := flag.String("bin", "bin", "the folder with the programs webhook and agent")
 	flag.Parse()
-	if err := run(*bin, os.Stdout); err != nil {
+	told := &teller{to: os.Stdout}
+	if err := errors.Join(run(*bin, told), told.err); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(bin string, out io.Writer) (err error) {
+// teller prints, and keeps the first error for the end.
+type teller struct {
+	to  io.Writer
+	err error
+}
+
+func (t *teller) say(format string, args ...any) {
+	if t.err == nil {
+		_, t.err = fmt.Fprintf(t.to, format, args...)
+	}
+}
+
+// show prints a text of a program, or for one, below what was said.
+func (t *teller) show(text string) {
+	t.say("\n   %s\n", strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n   "))
+}
+
+func run(bin string, out *teller) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), wholeRun)
 	defer cancel()
 	folder, err := os.MkdirTemp("", "ip-masq-guard-demo-")
@@ -106,7 +124,8 @@ func run(bin string, out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 
-	fmt.Fprint(out, "1. An edit of configmap kube-system/ip-masq-agent reaches the webhook:\n\n", indent(bad))
+	out.say("1. An edit of configmap kube-system/ip-masq-agent reaches the webhook:\n")
+	out.show(bad)
 	hook, err := startWebhook(ctx, bin, folder)
 	if err != nil {
 		return err
@@ -120,9 +139,11 @@ func run(bin string, out io.Writer) (err error) {
 	if refusal.Allowed {
 		return errors.New("the webhook approved the bad configuration")
 	}
-	fmt.Fprint(out, "\n   Refused. kubectl edit opens the editor again, with this on top:\n\n", indent(editorHeader(refusal.Result)))
+	out.say("\n   Refused. kubectl edit opens the editor again, with this on top:\n")
+	out.show(editorHeader(refusal.Result))
 
-	fmt.Fprint(out, "\n2. The same edit, mended as told:\n\n", indent(mended))
+	out.say("\n2. The same edit, mended as told:\n")
+	out.show(mended)
 	approval, err := hook.review(ctx, mended)
 	if err != nil {
 		return err
@@ -130,17 +151,18 @@ func run(bin string, out io.Writer) (err error) {
 	if !approval.Allowed {
 		return fmt.Errorf("the webhook refused the mended configuration: %s", approval.Result.Message)
 	}
-	fmt.Fprint(out, "\n   Approved. kubectl prints:\n\n")
+	var printed strings.Builder
 	for _, warning := range approval.Warnings {
-		fmt.Fprint(out, indent("Warning: "+warning+"\n"))
+		printed.WriteString("Warning: " + warning + "\n")
 	}
-	fmt.Fprint(out, indent("configmap/ip-masq-agent edited\n"))
+	out.say("\n   Approved. kubectl prints:\n")
+	out.show(printed.String() + "configmap/ip-masq-agent edited\n")
 	return showNode(ctx, bin, folder, out)
 }
 
 // showNode hands the approved text to the agent of a node and shows its chain and
 // what packets of a pod become.
-func showNode(ctx context.Context, bin, folder string, out io.Writer) (err error) {
+func showNode(ctx context.Context, bin, folder string, out *teller) (err error) {
 	addresses := make([]netip.Addr, 0, len(destinations))
 	for _, destination := range destinations {
 		addresses = append(addresses, destination.address)
@@ -152,22 +174,22 @@ func showNode(ctx context.Context, bin, folder string, out io.Writer) (err error
 	defer func() { err = errors.Join(err, lab.Close()) }()
 
 	file := filepath.Join(folder, "ip-masq-agent")
-	if err := os.WriteFile(file, []byte(mended), 0o600); err != nil {
+	if err = os.WriteFile(file, []byte(mended), 0o600); err != nil {
 		return fmt.Errorf("mounting the configuration: %w", err)
 	}
-	if _, err := lab.Node.Run(ctx, filepath.Join(bin, "agent"), "--once", "--config-path", file, "--iptables-backend", "nft"); err != nil {
+	if _, err = lab.Node.Run(ctx, filepath.Join(bin, "agent"), "--once", "--config-path", file, "--iptables-backend", "nft"); err != nil {
 		return fmt.Errorf("running the agent: %w", err)
 	}
 	listing, err := lab.Node.Run(ctx, "iptables-nft", "-t", "nat", "-n", "-L", chain)
 	if err != nil {
 		return fmt.Errorf("listing the chain: %w", err)
 	}
-	fmt.Fprintf(out, "\n3. The agent of a node has taken it. iptables -t nat -L %s:\n\n%s", chain, indent(listing))
+	out.say("\n3. The agent of a node has taken it. iptables -t nat -L %s:\n", chain)
+	out.show(listing)
 
-	fmt.Fprintf(out, "\n4. A pod (%s) on that node (%s) sends packets; a server beyond tells the source it saw:\n\n",
+	out.say("\n4. A pod (%s) on that node (%s) sends packets; a server beyond tells the source it saw:\n",
 		netns.PodIPv4, netns.NodeIPv4)
-	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "   DESTINATION\tSOURCE SEEN\tTREATMENT\tBECAUSE")
+	rows := []string{"DESTINATION\tSOURCE SEEN\tTREATMENT\tBECAUSE"}
 	for _, destination := range destinations {
 		seen, err := lab.Pod.Ask(ctx, "udp", lab.At(destination.address))
 		if err != nil {
@@ -180,9 +202,19 @@ func showNode(ctx context.Context, bin, folder string, out io.Writer) (err error
 		if seen.Addr() != want {
 			return fmt.Errorf("sending to %s: the server saw %s instead of %s", destination.address, seen.Addr(), want)
 		}
-		fmt.Fprintf(table, "   %s\t%s\t%s\t%s\n", destination.address, seen.Addr(), treatment, destination.because)
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s", destination.address, seen.Addr(), treatment, destination.because))
 	}
-	return table.Flush()
+	out.show(aligned(rows))
+	return nil
+}
+
+// aligned sets tab-separated rows in columns.
+func aligned(rows []string) string {
+	var table strings.Builder
+	columns := tabwriter.NewWriter(&table, 0, 0, 3, ' ', 0)
+	_, _ = io.WriteString(columns, strings.Join(rows, "\n")+"\n") // a strings.Builder takes everything
+	_ = columns.Flush()
+	return table.String()
 }
 
 // editorHeader is what kubectl edit writes above the reopened object.
@@ -195,22 +227,19 @@ func editorHeader(status *metav1.Status) string {
 	return b.String()
 }
 
-func indent(text string) string {
-	return "   " + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n   ") + "\n"
-}
-
 // hook is a running webhook, alone on a host.
 type hook struct {
 	host   *netns.Host
 	client *http.Client
 	stop   context.CancelFunc
-	done   chan error
+	ended  chan struct{} // closed when it has
+	ending error         // how; to be read after ended
 	log    *bytes.Buffer
 }
 
 func startWebhook(ctx context.Context, bin, folder string) (_ *hook, err error) {
 	paramsFile := filepath.Join(folder, "params.yaml")
-	if err := os.WriteFile(paramsFile, []byte(params), 0o600); err != nil {
+	if err = os.WriteFile(paramsFile, []byte(params), 0o600); err != nil {
 		return nil, fmt.Errorf("writing params: %w", err)
 	}
 	roots, err := writeCertificate(folder)
@@ -225,25 +254,29 @@ func startWebhook(ctx context.Context, bin, folder string) (_ *hook, err error) 
 	command := host.Command(life, filepath.Join(bin, "webhook"),
 		"--standalone", "--bind-address=127.0.0.1", "--port="+webhookPort, "--cert-dir="+folder, "--params="+paramsFile,
 		"--metrics-bind-address=0", "--health-probe-bind-address=127.0.0.1:"+healthPort)
-	h := &hook{host: host, stop: stop, done: make(chan error, 1), log: &bytes.Buffer{}}
+	h := &hook{host: host, stop: stop, ended: make(chan struct{}), log: &bytes.Buffer{}}
 	command.Stderr = h.log
-	if err := host.Start(command); err != nil {
+	if err = host.Start(command); err != nil {
 		stop()
 		return nil, errors.Join(fmt.Errorf("starting the webhook: %w", err), host.Close())
 	}
-	go func() { h.done <- command.Wait() }()
+	go func() {
+		h.ending = command.Wait()
+		close(h.ended)
+	}()
 	h.client = &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			var connection net.Conn
-			err := host.Do(func() (err error) {
-				connection, err = (&net.Dialer{}).DialContext(ctx, network, address)
-				return err
-			})
-			return connection, err
+			dial := func() (failure error) {
+				connection, failure = (&net.Dialer{}).DialContext(ctx, network, address)
+				return failure
+			}
+			failure := host.Do(dial)
+			return connection, failure
 		},
 	}}
-	if err := h.ready(ctx); err != nil {
+	if err = h.ready(ctx); err != nil {
 		return nil, errors.Join(err, h.close())
 	}
 	return h, nil
@@ -263,9 +296,8 @@ func (h *hook) ready(ctx context.Context) error {
 			}
 		}
 		select {
-		case err := <-h.done:
-			h.done <- err
-			return fmt.Errorf("waiting for the webhook: it ended: %w\n%s", err, h.log)
+		case <-h.ended:
+			return fmt.Errorf("waiting for the webhook: it ended: %w\n%s", h.ending, h.log)
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the webhook: %w", ctx.Err())
 		case <-time.After(20 * time.Millisecond):
@@ -325,7 +357,7 @@ func configMap(text string) runtime.RawExtension {
 func (h *hook) close() error {
 	h.client.CloseIdleConnections()
 	h.stop()
-	<-h.done // killed, so its error says nothing
+	<-h.ended
 	return h.host.Close()
 }
 

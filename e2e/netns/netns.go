@@ -168,15 +168,16 @@ func (h *Host) LockFile() string {
 	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.lock)
 }
 
-// Command prepares a command for Start. It is killed when ctx ends, and when this
-// process does.
+// Command prepares a command for Start. It is killed when ctx ends, with the processes
+// that it has started, and when this process does.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, name, args...) //nolint:gosec // running what it is given is its purpose
 	command.Env = append(os.Environ(), "LC_ALL=C", LockVariable+"="+h.LockFile())
 	command.WaitDelay = killDelay
 	// The signal comes when the starting thread ends; the runtime keeps threads,
 	// but for those that elsewhere gives up.
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
 	return command
 }
 

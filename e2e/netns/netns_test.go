@@ -2,12 +2,16 @@ package netns_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ip-masq-guard/ip-masq-guard/e2e/netns"
 )
@@ -79,14 +83,17 @@ func held(t *testing.T, name string) bool {
 func TestCommandEndsWithItsContext(t *testing.T) {
 	h := netns.ForTest(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	command := h.Command(ctx, "sleep", "60")
+	command := h.Command(ctx, "sh", "-c", "sleep 60 & echo started; wait")
+	var out strings.Builder
+	command.Stdout = &out
 	if err := h.Start(command); err != nil {
 		t.Fatal(err)
 	}
 	started := time.Now()
 	cancel()
-	if err := command.Wait(); err == nil || time.Since(started) > 10*time.Second {
-		t.Errorf("sleep ended with %v after %s", err, time.Since(started))
+	// The shell's child holds the output open, so that Wait would time out.
+	if err := command.Wait(); err == nil || errors.Is(err, exec.ErrWaitDelay) || time.Since(started) > 10*time.Second {
+		t.Errorf("the command ended with %v after %s", err, time.Since(started))
 	}
 }
 
@@ -158,19 +165,15 @@ func TestLockIsTheHostsOwn(t *testing.T) {
 		t.Error("iptables-legacy touched the machine's lock")
 	}
 	// Someone else holds ours.
-	holder := h.Command(t.Context(), "flock", h.LockFile(), "sleep", "60")
-	if err := h.Start(holder); err != nil {
+	lock, err := os.OpenFile(h.LockFile(), os.O_RDWR, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = holder.Process.Kill(); _ = holder.Wait() }()
-	deadline := time.Now().Add(10 * time.Second)
-	for time.Now().Before(deadline) {
-		if _, err := h.Run(t.Context(), "iptables-legacy", "-w", "1", "-t", "nat", "-S"); err != nil {
-			if !strings.Contains(err.Error(), "xtables lock") {
-				t.Fatal(err)
-			}
-			return
-		}
+	defer func() { _ = lock.Close() }()
+	if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
 	}
-	t.Error("iptables-legacy never found the lock held")
+	if _, err = h.Run(t.Context(), "iptables-legacy", "-w", "1", "-t", "nat", "-S"); err == nil || !strings.Contains(err.Error(), "xtables lock") {
+		t.Errorf("iptables-legacy with the lock held: error %v", err)
+	}
 }

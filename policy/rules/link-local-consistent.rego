@@ -20,7 +20,7 @@ _violations contains v if some v in _found
 _found contains {
 	"rule": "link-local-consistent",
 	"path": conflict.key,
-	"msg": $"{conflict.key}: true asks to masquerade {conflict.range}, but {_what(conflict)} spares it, and the list wins",
+	"msg": $"{conflict.key} asks to masquerade {conflict.range}, but {_what(conflict)} spares it, and the list wins",
 	"hint": $"drop {conflict.key}, or make the list spare less",
 } if {
 	some conflict in input.derived.link_local

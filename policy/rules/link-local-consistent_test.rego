@@ -18,7 +18,7 @@ test_deny_contradiction if {
 		"rule": "link-local-consistent",
 		"path": "masqLinkLocal",
 		"msg": concat("", [
-			"masqLinkLocal: true asks to masquerade 169.254.0.0/16, ",
+			"masqLinkLocal asks to masquerade 169.254.0.0/16, ",
 			"but 169.254.0.0/16 (nonMasqueradeCIDRs[1]) spares it, and the list wins",
 		]),
 		"hint": "drop masqLinkLocal, or make the list spare less",
@@ -29,7 +29,7 @@ test_deny_contradiction_by_several if {
 	link_local_consistent.deny == {{
 		"rule": "link-local-consistent",
 		"path": "masqLinkLocal",
-		"msg": "masqLinkLocal: true asks to masquerade 169.254.0.0/16, but the list spares it, and the list wins",
+		"msg": "masqLinkLocal asks to masquerade 169.254.0.0/16, but the list spares it, and the list wins",
 		"hint": "drop masqLinkLocal, or make the list spare less",
 	}} with input as {"derived": {"link_local": [object.union(_conflict, {"cidr": "", "path": "nonMasqueradeCIDRs"})]}}
 }

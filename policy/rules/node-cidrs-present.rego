@@ -35,7 +35,7 @@ _hint := lib.remedy(input.derived.uncovered.node)
 
 _effect := "pods would be seen there with the address of their own node"
 
-# Without params, unknown ranges are a denial: nobody has said that they may be unknown.
+# Without params nobody has said that ranges may be unknown.
 deny contains v if {
 	input.derived.uncovered.node == null
 	not input.params.require_cluster_ranges == false

@@ -35,7 +35,7 @@ _hint := lib.remedy(input.derived.uncovered.pod)
 
 _effect := "pods would be seen there with the address of their node, and dropped by firewalls"
 
-# Without params, unknown ranges are a denial: nobody has said that they may be unknown.
+# Without params nobody has said that ranges may be unknown.
 deny contains v if {
 	input.derived.uncovered.pod == null
 	not input.params.require_cluster_ranges == false

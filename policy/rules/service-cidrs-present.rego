@@ -12,7 +12,7 @@ package ipmasq.service_cidrs_present
 
 import data.ipmasq.lib
 
-warn contains v if {
+deny contains v if {
 	not input.derived.uncovered.service == []
 	not input.derived.uncovered.service == null
 	v := {
@@ -33,9 +33,9 @@ default _hint := "give the rule a complete input"
 
 _hint := lib.remedy(input.derived.uncovered.service)
 
-_effect := "where services are routed, pods would be seen with the address of their node"
+_effect := "routed services would see the node's address"
 
-# Without params, unknown ranges are a denial: nobody has said that they may be unknown.
+# Without params nobody has said that ranges may be unknown.
 deny contains v if {
 	input.derived.uncovered.service == null
 	not input.params.require_cluster_ranges == false

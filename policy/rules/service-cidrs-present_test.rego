@@ -4,7 +4,7 @@ import data.ipmasq.service_cidrs_present
 
 _uncovered(ranges) := {"derived": {"list_absent": false, "uncovered": {"service": ranges}}}
 
-_effect := "where services are routed, pods would be seen with the address of their node"
+_effect := "routed services would see the node's address"
 
 _not_judged := {
 	"rule": "service-cidrs-present",
@@ -19,7 +19,7 @@ test_allow_covered if {
 }
 
 test_deny_one_range if {
-	service_cidrs_present.warn == {{
+	service_cidrs_present.deny == {{
 		"rule": "service-cidrs-present",
 		"path": "nonMasqueradeCIDRs",
 		"msg": $"the list does not cover service range 10.244.3.0/24 (Node worker-3): {_effect}",
@@ -28,7 +28,7 @@ test_deny_one_range if {
 }
 
 test_deny_absent_list if {
-	service_cidrs_present.warn == {{
+	service_cidrs_present.deny == {{
 		"rule": "service-cidrs-present",
 		"path": "nonMasqueradeCIDRs",
 		"msg": $"the list does not cover service range 100.64.0.0/10: {_effect}",
@@ -41,7 +41,7 @@ test_deny_absent_list if {
 
 test_deny_many_ranges if {
 	ranges := [{"cidr": $"10.244.{i}.0/24", "source": $"Node {i}"} | some i in numbers.range(0, 9)]
-	service_cidrs_present.warn == {{
+	service_cidrs_present.deny == {{
 		"rule": "service-cidrs-present",
 		"path": "nonMasqueradeCIDRs",
 		"msg": concat("", [
@@ -80,7 +80,7 @@ test_missing_params if {
 }
 
 test_missing_ranges if {
-	service_cidrs_present.warn == {{
+	service_cidrs_present.deny == {{
 		"rule": "service-cidrs-present",
 		"path": "nonMasqueradeCIDRs",
 		"msg": "input.derived.uncovered.service is missing, so the rule cannot tell what the list lacks",

@@ -1,0 +1,442 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"go.uber.org/goleak"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// hostile is a source in a package of its own.
+func hostile(team, rules string) Source {
+	return Source{Name: team + ".rego", Text: []byte("package ipmasq." + team + "\n\n" + rules + "\n")}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		sources []Source
+		want    string
+	}{
+		{"the network", []Source{hostile("a", `deny contains "x" if http.send({"method": "get", "url": "http://127.0.0.1"}).status_code == 200`)}, "a.rego:3:22: http.send is disabled: decisions must not depend on the network"},
+		{"name resolution", []Source{hostile("a", `deny contains "x" if count(net.lookup_ip_addr("localhost")) > 0`)}, "a.rego:3:28: net.lookup_ip_addr is disabled: decisions must not depend on the network"},
+		{"the environment", []Source{hostile("a", `deny contains "x" if opa.runtime().env.HOME`)}, "a.rego:3:22: opa.runtime is disabled: decisions must not depend on the environment of the webhook"},
+		{"the clock", []Source{hostile("a", `deny contains "x" if time.now_ns() > 0`)}, "a.rego:3:22: time.now_ns is disabled: decisions must be repeatable; read input.request.time"},
+		{"chance", []Source{hostile("a", `deny contains "x" if rand.intn("x", 2) == 1`)}, "a.rego:3:22: rand.intn is disabled: decisions must be repeatable"},
+		{"what ignores the deadline", []Source{hostile("a", `deny contains "x" if bits.lsh(1, 100000000) > 0`)}, "a.rego:3:22: bits.lsh is disabled: it ignores the deadline"},
+		{"pairwise matches", []Source{hostile("a", `deny contains "x" if count(net.cidr_contains_matches(["10.0.0.0/8"], ["10.0.0.0/8"])) > 0`)}, "a.rego:3:28: net.cidr_contains_matches is disabled: it ignores the deadline; read input.derived.overlaps and input.derived.uncovered"},
+		{"every address", []Source{hostile("a", `deny contains "x" if count(net.cidr_expand("10.0.0.0/8")) > 0`)}, "a.rego:3:28: net.cidr_expand is disabled: it lists every address of a range; use net.cidr_contains"},
+		{"a function that is nowhere", []Source{hostile("a", `deny contains "x" if foo.bar(1)`)}, "a.rego:3:22: undefined function foo.bar"},
+		{"syntax", []Source{hostile("a", `deny contains "x" if {`)}, "a.rego:4:0: unexpected eof token"},
+		{"what is not in the input", []Source{hostile("a", `deny contains "x" if input.config.nonMasqueradeCIDR`)}, `a.rego:3:22: undefined ref: input.config.nonMasqueradeCIDR, want (one of): ["cidrLimit" "defaulted" "masqLinkLocal" "masqLinkLocalIPv6" "nonMasqueradeCIDRs" "resyncInterval"]`},
+		{"what is not in a CIDR", []Source{hostile("a", `deny contains r.cidrs if some r in input.config.nonMasqueradeCIDRs`)}, `a.rego:3:15: undefined ref: r.cidrs, want (one of): ["cidr" "family" "line" "path"]`},
+		{"unused variables", []Source{hostile("a", `deny contains "x" if { y := 1; input.config == null }`)}, "a.rego:3:24: assigned var y unused"},
+		{"recursion", []Source{hostile("a", "deny contains \"x\" if left(1)\n\nright if left(2)\n\nleft(_) if right")}, "a.rego:5:1: rule data.ipmasq.a.right is recursive: data.ipmasq.a.right -> data.ipmasq.a.left -> data.ipmasq.a.right"},
+		{"another tree", []Source{{"a.rego", []byte("package payments\n\ndeny contains \"x\" if true\n")}}, "a.rego:1: package payments is not below ipmasq; write package ipmasq.<team>"},
+		{"the root", []Source{{"a.rego", []byte("package ipmasq\n\ndeny contains \"x\" if true\n")}}, "a.rego:1: package ipmasq is not below ipmasq; write package ipmasq.<team>"},
+		{"a built-in rule", []Source{hostile("no_overlap", `deny contains "x" if true`)}, "no_overlap.rego:1: package ipmasq.no_overlap belongs to the built-in rules/no-overlap.rego"},
+		{"below a built-in rule", []Source{hostile("no_overlap.more", `deny contains "x" if true`)}, "no_overlap.more.rego:1: package ipmasq.no_overlap.more belongs to the built-in rules/no-overlap.rego"},
+		{"the library", []Source{hostile("lib", `deny contains "x" if true`)}, "lib.rego:1: package ipmasq.lib belongs to the built-in rules/lib/coverage.rego"},
+		{"odd names", []Source{hostile(`a["b c"]`, `deny contains "x" if true`)}, `a["b c"].rego:1: package ipmasq.a["b c"]: "b c" is not made of letters, digits, _ and -`},
+		{"no set", []Source{hostile("a", `denny contains "x" if true`)}, "a.rego:1: package ipmasq.a offers none of deny, warn and violation, and no other package reads it"},
+		{"a value", []Source{hostile("a", `deny := true`)}, "a.rego:3: deny is not a set; write deny contains message if { … }"},
+		{"an object", []Source{hostile("a", `deny["x"] := 1`)}, "a.rego:3: deny is not a set; write deny contains message if { … }"},
+		{"a function", []Source{hostile("a", `warn(x) := x`)}, "a.rego:3: warn is not a set; write warn contains message if { … }"},
+		{"a default", []Source{hostile("a", `default violation := 1`)}, "a.rego:3: violation is not a set; write violation contains message if { … }"},
+		{"two of a name", []Source{hostile("a", `deny contains "x" if true`), hostile("a", `deny contains "y" if true`)}, "a.rego: two files have this name"},
+		{"nothing", []Source{{"a.rego", nil}}, "a.rego: empty module"},
+		{"a comment", []Source{{"a.rego", []byte("# nothing\n")}}, "a.rego: empty module"},
+		{"a large file", []Source{{"a.rego", make([]byte, maxSourceBytes+1)}}, "a.rego: 1048577 bytes, more than 1048576"},
+		{"many files", make([]Source, maxSources+1), "1001 files of rules, more than 1000"},
+		{"several at once", []Source{hostile("a", `deny := 1`), hostile("b", `deny := 2`)}, "a.rego:3: deny is not a set; write deny contains message if { … }\nb.rego:3: deny is not a set; write deny contains message if { … }"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := New(context.Background(), Params{}, c.sources)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if !strings.HasPrefix(err.Error(), "compiling rules: "+c.want) {
+				t.Errorf("error differs (-want +got):\n%s", cmp.Diff("compiling rules: "+c.want, err.Error()))
+			}
+		})
+	}
+}
+
+// TestEveryBannedFunctionIsOut holds the list of reasons against the list of what is allowed,
+// and both against what OPA has.
+func TestEveryBannedFunctionIsOut(t *testing.T) {
+	for _, b := range capabilities().Builtins {
+		if b.IsNondeterministic() {
+			t.Errorf("%s depends on more than its arguments", b.Name)
+		}
+		for _, banned := range bannedReasons {
+			if b.Name == banned.name || strings.HasSuffix(banned.name, ".") && strings.HasPrefix(b.Name, banned.name) && b.Name != "crypto.sha256" {
+				t.Errorf("%s is allowed and banned", b.Name)
+			}
+		}
+	}
+	if got, want := len(capabilities().Builtins), len(allowedBuiltins); got != want {
+		t.Errorf("%d built-ins of %d that are listed: one of them has another name now", got, want)
+	}
+	if net := capabilities().AllowNet; net == nil || len(net) > 0 {
+		t.Errorf("hosts %v are allowed", net)
+	}
+}
+
+const goodText = "nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\n"
+
+// misdeed is what a rule can do once it runs; NAME is deny, violation or warn.
+type misdeed struct {
+	name  string
+	rules string
+	want  string // of the message
+}
+
+func misbehaviour() []misdeed {
+	return []misdeed{
+		{
+			"an endless comprehension", `NAME contains "x" if count([1 | some i in numbers.range(1, 1000000); some j in numbers.range(1, 1000000); i < j]) == 0`,
+			"the rule at a.rego:3 failed: it did not end in time (1s)",
+		},
+		{
+			"an endless walk", `NAME contains "x" if count([1 | walk(input, _); walk(input, _); walk(input, _); walk(input, _)]) == 0`,
+			"the rule at a.rego:3 failed: it did not end in time (1s)",
+		},
+		{
+			"an endless list", `NAME contains "x" if count(numbers.range(1, 100000000000)) == 0`,
+			"the rule at a.rego:3 failed: it did not end in time (1s)",
+		},
+		{
+			"two values of one rule", "NAME contains \"x\" if one == 3\n\none := 1 if input.request.name\n\none := 2 if input.request.namespace",
+			"the rule at a.rego:3 failed: a.rego:7: eval_conflict_error: rule data.ipmasq.a.one produced conflicting values:",
+		},
+		{
+			"two values of one function", "NAME contains \"x\" if f(input.request.name) == 3\n\nf(x) := 1 if x != \"\"\n\nf(x) := 2 if x != \"a\"",
+			"the rule at a.rego:3 failed: a.rego:7: eval_conflict_error: function data.ipmasq.a.f produced conflicting values for the same inputs:",
+		},
+		{
+			"an error in a function", `NAME contains "x" if net.cidr_contains("bad", input.request.name)`,
+			"the rule at a.rego:3 failed: a.rego:3: eval_builtin_error: net.cidr_contains: invalid CIDR address: bad",
+		},
+		{
+			"an error that a negation hides", "NAME contains \"x\" if not _fine\n\n_fine if net.cidr_contains(\"bad\", input.request.name)",
+			"the rule at a.rego:3 failed: a.rego:5: eval_builtin_error: net.cidr_contains: invalid CIDR address: bad",
+		},
+		{
+			"many errors", `NAME contains "x" if { some i in numbers.range(1, 50); to_number(sprintf("x%d", [i])) == 1 }`,
+			"the rule at a.rego:3 failed: a.rego:3: eval_builtin_error: to_number: strconv.ParseFloat: parsing \"x1\": invalid syntax (and 49 more errors)",
+		},
+		{
+			"a number", `NAME contains 7 if input.request.name`,
+			"the rule at a.rego:3 failed: it gave a number; a violation is a text or an object with msg",
+		},
+		{
+			"a set", `NAME contains {"a"} if input.request.name`,
+			"the rule at a.rego:3 failed: it gave a set; a violation is a text or an object with msg",
+		},
+		{
+			"no message", `NAME contains {"hint": "x"} if input.request.name`,
+			"the rule at a.rego:3 failed: it gave a violation without msg",
+		},
+		{
+			"an empty message", `NAME contains " " if input.request.name`,
+			"the rule at a.rego:3 failed: it gave a violation without a message",
+		},
+		{
+			"a message that is none", `NAME contains {"msg": ["x"]} if input.request.name`,
+			"the rule at a.rego:3 failed: it gave a violation whose msg is no text",
+		},
+		{
+			"a path that is none", `NAME contains {"msg": "x", "path": 3} if input.request.name`,
+			"the rule at a.rego:3 failed: it gave a violation whose path is no text",
+		},
+		{
+			"a flood", `NAME contains $"{i}" if some i in numbers.range(1, 5000)`,
+			"the rule at a.rego:3 failed: it found 5000 violations, of which 1000 are shown",
+		},
+	}
+}
+
+// TestMisbehaviour lets a rule do each of these and looks at two things: the finding
+// names it, as a denial or warning as the rule is; and the built-in rules and
+// another team's rule speak all the same.
+func TestMisbehaviour(t *testing.T) {
+	neighbour := hostile("b", `deny contains "still here" if input.request.user == "alice"`)
+	for _, name := range []string{"deny", "warn", "violation"} {
+		action := Deny
+		if name == "warn" {
+			action = Warn
+		}
+		for _, c := range misbehaviour() {
+			endless := strings.Contains(c.want, "in time")
+			if endless && name == "violation" {
+				continue // the same as deny, and slow
+			}
+			t.Run(name+"/"+c.name, func(t *testing.T) {
+				rule := hostile("a", strings.ReplaceAll(c.rules, "NAME", name))
+				e := engine(t, "", rule, neighbour)
+				if endless {
+					// Less for all and more for each than in the webhook: the rule costs the test less,
+					// and the others have their answer ready on a busy machine, too.
+					e.limits = limits{all: 100 * time.Millisecond, each: time.Second, total: time.Minute}
+				}
+				d := e.Decide(context.Background(), update("nonMasqueradeCIDRs: [10.0.0.0/8, 10.0.0.0/8]\n"), smallCluster())
+				failures := 0
+				for _, f := range d.Findings {
+					if f.Rule == "a" && f.Action != action {
+						t.Errorf("%s is a %s", f.Message, f.Action)
+					}
+					if !f.Failed {
+						continue
+					}
+					failures++
+					if f.Rule != "a" || !strings.HasPrefix(f.Message, c.want) {
+						t.Errorf("finding differs (-want +got):\n%s", cmp.Diff("a "+c.want, f.Rule+" "+f.Message))
+					}
+				}
+				if failures != 1 {
+					t.Errorf("%d failures", failures)
+				}
+				for _, other := range []string{"[no-duplicate]", "[node-cidrs-present]", "still here [b]"} {
+					if !strings.Contains(told(d), other) {
+						t.Errorf("%s is silent beside the failure:\n%s", other, told(d))
+					}
+				}
+				if endless {
+					return
+				}
+				alone := engine(t, "", rule).Decide(context.Background(), update(goodText), smallCluster())
+				if alone.Allowed != (action == Warn) {
+					t.Errorf("allowed: %t", alone.Allowed)
+				}
+			})
+		}
+	}
+}
+
+// TestManyEndlessRules bounds the whole.
+func TestManyEndlessRules(t *testing.T) {
+	var sources []Source
+	for i := range 30 {
+		sources = append(sources, hostile(fmt.Sprintf("t%d", i), `deny contains "x" if count([1 | some i in numbers.range(1, 1000000); some j in numbers.range(1, 1000000); i < j]) == 0`))
+	}
+	e := promptEngine(t, "", sources...)
+	start := time.Now()
+	d := e.Decide(context.Background(), update(goodText), smallCluster())
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	asked, unasked := 0, 0
+	for _, f := range d.Findings {
+		switch {
+		case !strings.HasPrefix(f.Rule, "t"): // one of the built-in rules, on a busy machine
+		case strings.Contains(f.Message, "did not end in time"):
+			asked++
+		case strings.Contains(f.Message, "used up the time"):
+			unasked++
+		default:
+			t.Errorf("%s: %s", f.Rule, f.Message)
+		}
+	}
+	if d.Allowed || asked == 0 || unasked == 0 || asked+unasked != 30 {
+		t.Errorf("allowed: %t, %d late, %d not asked", d.Allowed, asked, unasked)
+	}
+}
+
+// TestDeepRules runs a rule whose evaluation recurses once per line. A deeper one
+// does not come to run: what the compiler needs grows with the square of it.
+func TestDeepRules(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("deny contains \"x\" if {\n")
+	for range 3000 {
+		b.WriteString("\tinput.request.name\n")
+	}
+	b.WriteString("}\n")
+	d := engine(t, "", hostile("deep", b.String())).Decide(context.Background(), update(goodText), smallCluster())
+	if d.Allowed || len(d.Findings) != 1 || d.Findings[0].Rule != "deep" {
+		t.Errorf("%s", told(d))
+	}
+}
+
+// TestHostileTexts sends what authors of texts may try; none may take long or allow.
+func TestHostileTexts(t *testing.T) {
+	var list, bad strings.Builder
+	list.WriteString("nonMasqueradeCIDRs:\n")
+	bad.WriteString("nonMasqueradeCIDRs:\n")
+	for i := range 100000 {
+		fmt.Fprintf(&list, "- 10.%d.%d.%d/32\n", i>>16&255, i>>8&255, i&255)
+		bad.WriteString("- x\n")
+	}
+	for _, c := range []struct{ name, text string }{
+		{"brackets", strings.Repeat("[", 1<<20)},
+		{"braces", strings.Repeat("{a: ", 1<<18)},
+		{"alias bomb", "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n" +
+			"d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n" +
+			"g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nnonMasqueradeCIDRs: *g\n"},
+		{"100,000 CIDRs", list.String()},
+		{"100,000 problems", bad.String()},
+		{"100,000 keys", strings.Repeat("a:\n", 100000)},
+		{"NUL", "nonMasqueradeCIDRs: [\x00]"},
+		{"no UTF-8", "nonMasqueradeCIDRs: [\xff]"},
+		{"words that break lines", "\"a\\n\\r\\x1b[2J\\u2028b\": 1\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := engine(t, "")
+			start := time.Now()
+			d := e.Decide(context.Background(), update(c.text), smallCluster())
+			if took := time.Since(start); took > 10*time.Second {
+				t.Errorf("it took %s", took)
+			}
+			if d.Allowed {
+				t.Error("allowed")
+			}
+			if message := d.Message(); len(message) > 2048 || message == "" {
+				t.Errorf("message of %d bytes", len(message))
+			}
+		})
+	}
+}
+
+// TestStuckEvaluations gives up what does not stop, and refuses when too much of it
+// is around.
+func TestStuckEvaluations(t *testing.T) {
+	w := newWatchdog()
+	for range maxEvaluations {
+		w.slots <- struct{}{} // each one of these would be an evaluation that was given up
+	}
+	// Built-in rules need not be asked about a good text, others always are.
+	e := promptEngine(t, "", hostile("team", `deny contains "x" if input.request.user == "mallory"`))
+	e.watchdog = w
+	d := e.Decide(context.Background(), update(goodText), smallCluster())
+	want := `deny metadata.name: the write could not be judged: too many evaluations are running; ` +
+		`try again; if it stays, tell those who run the webhook [policy-decides]` + "\n"
+	if diff := cmp.Diff(want, told(d)); diff != "" || d.Allowed {
+		t.Errorf("allowed: %t, findings differ (-want +got):\n%s", d.Allowed, diff)
+	}
+	for range maxEvaluations {
+		<-w.slots
+	}
+	e.limits.all = time.Minute
+	if d := e.Decide(context.Background(), update(goodText), smallCluster()); !d.Allowed {
+		t.Errorf("denied with free slots:\n%s", told(d))
+	}
+}
+
+// TestWatchdogLeavesBehind evaluates what does not look at the cancellation, which the
+// language of rules does not have.
+func TestWatchdogLeavesBehind(t *testing.T) {
+	compiler := ast.NewCompiler()
+	compiler.Compile(map[string]*ast.Module{"stuck.rego": ast.MustParseModule(`package stuck
+
+result := count(net.cidr_contains_matches(input, input))
+`)})
+	q, err := prepare(context.Background(), compiler, []string{"data.stuck.result"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cidrs []*ast.Term
+	for i := range 1500 {
+		cidrs = append(cidrs, ast.StringTerm(fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)))
+	}
+	w := newWatchdog()
+	start := time.Now()
+	_, _, err = w.evaluate(context.Background(), evaluation{
+		query: &q, input: ast.NewArray(cidrs...), now: time.Now(), limit: 100 * time.Millisecond,
+	})
+	took := time.Since(start)
+	if !errors.Is(err, errLate) {
+		t.Fatalf("error %v after %s", err, took)
+	}
+	held := len(w.slots)
+	for len(w.slots) > 0 {
+		time.Sleep(time.Millisecond) // it does end, or the test would leak it
+	}
+	if total := time.Since(start); held != 1 || took > total/2 {
+		t.Errorf("given up after %s of %s, %d evaluations held", took, total, held)
+	}
+}
+
+// TestNoGrowth decides many times and looks at what is left of it.
+func TestNoGrowth(t *testing.T) {
+	e := engine(t, "", hostile("a", `warn contains "x" if net.cidr_contains("bad", input.request.name)`))
+	cluster := smallCluster()
+	decide := func(n int) uint64 {
+		for range n {
+			e.Decide(context.Background(), update(goodText), cluster)
+		}
+		runtime.GC()
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return stats.HeapAlloc
+	}
+	before := decide(100)
+	goroutines := runtime.NumGoroutine()
+	if after := decide(400); after > before+2<<20 {
+		t.Errorf("the heap grew from %d to %d bytes", before, after)
+	}
+	if after := runtime.NumGoroutine(); after > goroutines+2 {
+		t.Errorf("%d goroutines, then %d", goroutines, after)
+	}
+}
+
+// FuzzDecide judges any text: what is allowed loads in the agents.
+func FuzzDecide(f *testing.F) {
+	for _, text := range awkwardTexts() {
+		f.Add(text)
+	}
+	f.Add(goodText)
+	f.Add("nonMasqueradeCIDRs: [\"fd00::/8\"]\nmasqLinkLocal: on\nresyncInterval: 1h\n")
+	custom, err := os.ReadFile("testdata/custom/payments.rego")
+	if err != nil {
+		f.Fatal(err)
+	}
+	off := Params{Rules: map[string]RuleParams{}}
+	for _, id := range builtinIDs() {
+		off.Rules[id] = RuleParams{Action: Off}
+	}
+	var engines []*Engine
+	for _, params := range []Params{{}, off} {
+		e, err := New(context.Background(), params, []Source{{"payments.rego", custom}})
+		if err != nil {
+			f.Fatal(err)
+		}
+		e.limits = limits{all: time.Minute, each: time.Minute, total: time.Minute}
+		engines = append(engines, e)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, e := range engines {
+			d := e.Decide(context.Background(), update(text), smallCluster())
+			loaded, problems := config.Parse([]byte(text))
+			if !slices.ContainsFunc(problems, isFatal) {
+				_, more := loaded.For(e.params.Agent)
+				problems = append(problems, more...)
+			}
+			if d.Allowed && slices.ContainsFunc(problems, isFatal) {
+				t.Errorf("allowed, and agents refuse it: %v", problems)
+			}
+			for _, finding := range d.Findings {
+				if finding.Failed {
+					t.Errorf("a rule failed: %s: %s", finding.Rule, finding.Message)
+				}
+			}
+			if d.Allowed != (d.Message() == "") {
+				t.Errorf("allowed: %t, message %q", d.Allowed, d.Message())
+			}
+		}
+	})
+}
