@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string, p process) error {
 		_, err = fmt.Fprintln(p.stdout, version)
 		return err
 	case opts.probe:
-		return probe(ctx, opts, stdout)
+		return probe(ctx, opts, p.stdout)
 	}
 	logHandler := slog.NewJSONHandler(p.stderr, &slog.HandlerOptions{Level: opts.logLevel})
 	log := slog.New(logHandler)
