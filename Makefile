@@ -63,6 +63,7 @@ lint: ## check the code, the rules and the module files
 	go run $(OPA) check --strict --schema policy/schema/input.json --capabilities policy/capabilities.json policy/rules
 	go mod tidy -diff
 	cd e2e/cluster && go mod tidy -diff
+	cd e2e/certmanager && go mod tidy -diff
 	cd e2e/helm && go mod tidy -diff
 
 deps: ## install the commands that tests and demo need (Debian: apt-get)

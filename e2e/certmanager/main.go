@@ -107,11 +107,11 @@ func runControllers(ctx context.Context, kubeconfig string) error {
 		if !ok {
 			return fmt.Errorf("preparing the controllers: none is called %q", name)
 		}
-		made, err := construct(factory)
-		if err != nil {
-			return fmt.Errorf("preparing the controller %s: %w", name, err)
+		one, failure := construct(factory)
+		if failure != nil {
+			return fmt.Errorf("preparing the controller %s: %w", name, failure)
 		}
-		running = append(running, made)
+		running = append(running, one)
 	}
 	shared, err := factory.Build()
 	if err != nil {
@@ -137,7 +137,7 @@ func runInjector(ctx context.Context, kubeconfig string) error {
 	}
 	config.UserAgent = "cert-manager-cainjector" // its server-side applies are by this field manager
 	scheme := runtime.NewScheme()
-	if err := errors.Join(kubescheme.AddToScheme(scheme), cmscheme.AddToScheme(scheme)); err != nil {
+	if err = errors.Join(kubescheme.AddToScheme(scheme), cmscheme.AddToScheme(scheme)); err != nil {
 		return fmt.Errorf("preparing the cainjector: %w", err)
 	}
 	manager, err := ctrl.NewManager(config, ctrl.Options{
