@@ -40,7 +40,7 @@ twonode: deps controlplane nodes helm build ## run the tests on a two-node clust
 	@.ci/deps cluster
 	@VERSION=$$(sed -n 's/^appVersion: //p' charts/ip-masq-guard/Chart.yaml) e2e/images/build.sh bin/images
 	REQUIRE_NODES=1 IPMASQ_BIN=$(CURDIR)/bin IPMASQ_IMAGES=$(CURDIR)/bin/images \
-		go test -count=1 -p 1 -timeout 20m ./e2e/twonode/...
+		go test -v -count=1 -p 1 -timeout 20m ./e2e/twonode/...
 
 demo: ## show the main job: a bad edit refused, a good one in a kernel, packets to prove it
 	@.ci/deps demo
