@@ -181,8 +181,6 @@ func (w *clusterWatch) Start(ctx context.Context) error {
 	again := time.NewTicker(serviceRetry)
 	defer again.Stop()
 	w.prepare(ctx)
-	// Reading all Nodes at once took several times the memory of what is kept of them.
-	debug.FreeOSMemory()
 	for {
 		select {
 		case <-ctx.Done():
