@@ -27,10 +27,8 @@ help: ## list the targets
 build: ## build bin/webhook, bin/agent and bin/kubectl-masq (static)
 	$(GOBUILD) -o bin/ ./webhook ./agent ./kubectl-masq
 
-test: deps controlplane helm build ## run every test: units, rules, kernel, packets, API server, images, two nodes; installs what it needs
+test: deps controlplane helm build ## run the tests: units, rules, kernel, packets, API server, chart, images; installs what it needs
 	$(REQUIRE_ALL) $(REQUIRE_IMAGES) go test -race -count=1 -timeout 30m $(ISOLATED) ./...
-	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory twonode; \
-	else echo 'not run, since only root can: the images, the two-node cluster'; fi
 
 netns: deps ## run the tests that program a kernel, in namespaces of their own
 	REQUIRE_NETNS=1 go test -race -count=1 $(ISOLATED) ./agent/... ./e2e/netns
