@@ -108,3 +108,15 @@ func (r required) source(prefix netip.Prefix) string {
 	}
 	return first
 }
+
+// RangesFrom gives every prefix the same source; nil, which is unknown, stays nil.
+func RangesFrom(prefixes []netip.Prefix, source string) []Range {
+	if prefixes == nil {
+		return nil
+	}
+	ranges := make([]Range, 0, len(prefixes))
+	for _, prefix := range prefixes {
+		ranges = append(ranges, Range{Prefix: prefix, Source: source})
+	}
+	return ranges
+}

@@ -194,6 +194,9 @@ func revisionOf(builtin map[string]*ast.Module, sources []Source, params Params)
 	return hex.EncodeToString(digest.Sum(nil)), nil
 }
 
+// Revision is the digest over all rules and params, as in each Decision.
+func (e *Engine) Revision() string { return e.revision }
+
 // Decide judges req. It never fails: what cannot be decided is denied, with a
 // Finding that says why. A nil cluster is one of which nobody knows anything.
 func (e *Engine) Decide(ctx context.Context, req Request, cluster *Cluster) (decision Decision) {

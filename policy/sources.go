@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,7 +49,7 @@ func readSources(sources []Source, directory string, depth int) ([]Source, error
 			if sources, err = readSources(sources, name, depth+1); err != nil {
 				return nil, err
 			}
-		case !strings.HasSuffix(name, ".rego") || strings.HasSuffix(name, "_test.rego"):
+		case !strings.HasSuffix(name, ".rego") || isTest(name):
 		case info.Size() > maxSourceBytes:
 			return nil, fmt.Errorf("%s has %d bytes, more than %d", name, info.Size(), maxSourceBytes)
 		case len(sources) == maxSources:
@@ -65,18 +64,3 @@ func readSources(sources []Source, directory string, depth int) ([]Source, error
 	}
 	return sources, nil
 }
-
-// RangesFrom gives every prefix the same source; nil, which is unknown, stays nil.
-func RangesFrom(prefixes []netip.Prefix, source string) []Range {
-	if prefixes == nil {
-		return nil
-	}
-	ranges := make([]Range, 0, len(prefixes))
-	for _, prefix := range prefixes {
-		ranges = append(ranges, Range{Prefix: prefix, Source: source})
-	}
-	return ranges
-}
-
-// Revision is the digest over all rules and params, as in each Decision.
-func (e *Engine) Revision() string { return e.revision }
