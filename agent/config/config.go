@@ -37,6 +37,7 @@ var keys = [...]string{KeyNonMasqueradeCIDRs, KeyMasqLinkLocal, KeyMasqLinkLocal
 // defaults. Treat it as read-only; copies share their slices.
 type Config struct {
 	NonMasquerade           []netip.Prefix // in file order, host bits zero; duplicates and overlaps are kept
+	Masquerade              []netip.Prefix // exceptions inside NonMasquerade: the longest prefix decides; the same prefix is in one list only
 	MasqueradeLinkLocal     bool           // masquerade 169.254.0.0/16 too (RFC 3927)
 	MasqueradeLinkLocalIPv6 bool           // masquerade fe80::/10 too (RFC 4291)
 	Resync                  time.Duration  // at least one second

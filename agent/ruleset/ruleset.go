@@ -4,6 +4,7 @@
 package ruleset
 
 import (
+	"net/netip"
 	"strings"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
@@ -30,14 +31,19 @@ type Options struct {
 	Chain       string      // --masq-chain; see CheckChain
 	RandomFully bool        // --random-fully
 	ToPorts     []PortRange // --to-ports; see ParsePorts
+
+	Sources        []netip.Prefix // --source-cidrs: packets from elsewhere keep their address; empty: all are masqueraded
+	Interfaces     []string       // --out-interfaces: packets that leave by others keep their address; empty: all are masqueraded
+	SpareMulticast bool           // --nomasq-multicast: spare 224.0.0.0/4 and ff00::/8
 }
 
 // Ruleset is everything that the nat table of one family must hold of ours.
 type Ruleset struct {
-	Family Family
-	Chain  string
-	Rules  []string // the chain, each "-A CHAIN ...", exactly as iptables-save prints it
-	Jump   []string // the rule specification of the jump in POSTROUTING, one argument an element
+	Decision
+
+	Chain string
+	Rules []string // the chain, each "-A CHAIN ...", exactly as iptables-save prints it
+	Jump  []string // the rule specification of the jump in POSTROUTING, one argument an element
 }
 
 // The comments of the rules are those of the upstream agent, so that people and
@@ -67,10 +73,10 @@ func Build(c config.Config, family Family, o Options) Ruleset {
 		}
 	}
 	return Ruleset{
-		Family: family,
-		Chain:  o.Chain,
-		Rules:  append(rules, masquerade(o)...),
-		Jump:   jump(o.Chain),
+		Decision: Decide(c, family, o),
+		Chain:    o.Chain,
+		Rules:    append(rules, masquerade(o)...),
+		Jump:     jump(o.Chain),
 	}
 }
 
