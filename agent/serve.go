@@ -103,26 +103,40 @@ func serve(ctx context.Context, address string, s *syncer, log *slog.Logger) (st
 	}, nil
 }
 
+// endpoint is one path that is served.
+type endpoint struct {
+	path    string
+	handler http.Handler
+}
+
+func endpoints(s *syncer) []endpoint {
+	return []endpoint{
+		{"/healthz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if err := s.status.Load().alive(time.Now()); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			_, _ = io.WriteString(w, "ok\n")
+		})},
+		{"/readyz", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			code, text := ready(s.status.Load(), time.Now(), r.URL.Query()["exclude"])
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			w.WriteHeader(code)
+			_, _ = io.WriteString(w, text)
+		})},
+		{"/metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{
+			DisableCompression:  true, // a compressor needs more memory than all the rest of the agent
+			MaxRequestsInFlight: maxScrapes,
+			Timeout:             requestTimeout,
+		})},
+	}
+}
+
 func newHandler(s *syncer) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := s.status.Load().alive(time.Now()); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = io.WriteString(w, "ok\n")
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		code, text := ready(s.status.Load(), time.Now(), r.URL.Query()["exclude"])
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.WriteHeader(code)
-		_, _ = io.WriteString(w, text)
-	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{
-		DisableCompression:  true, // a compressor needs more memory than all the rest of the agent
-		MaxRequestsInFlight: maxScrapes,
-		Timeout:             requestTimeout,
-	}))
+	for _, endpoint := range endpoints(s) {
+		mux.Handle("GET "+endpoint.path, endpoint.handler)
+	}
 	return mux
 }
 
