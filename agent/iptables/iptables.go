@@ -21,15 +21,15 @@ const (
 	Legacy Backend = "legacy"
 )
 
-// Drift is one way in which the kernel differed from a Ruleset.
-type Drift string
+// Drift is the one of every backend.
+type Drift = ruleset.Drift
 
-// The kinds of drift.
+// The kinds of drift that the nat table can have.
 const (
-	ChainMissing  Drift = "chain-missing"
-	ChainChanged  Drift = "chain-changed"
-	JumpMissing   Drift = "jump-missing"
-	JumpDuplicate Drift = "jump-duplicate" // more than one jump to our chain, or one in another form
+	ChainMissing  = ruleset.ChainMissing
+	ChainChanged  = ruleset.ChainChanged
+	JumpMissing   = ruleset.JumpMissing
+	JumpDuplicate = ruleset.JumpDuplicate
 )
 
 // Kernel is the nat table of this network namespace, through one backend. It is
