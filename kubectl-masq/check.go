@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
@@ -21,16 +22,34 @@ const maxInput = 16 << 20
 
 // checkOptions are the flags of check.
 type checkOptions struct {
+	manifestOptions
+	rangeOptions
 	file       string
-	raw        bool
-	name       string
-	namespace  string
-	node       []string
-	pod        []string
-	service    []string
 	params     string
 	policyDirs []string
 	output     string
+}
+
+// manifestOptions tell what an input file holds.
+type manifestOptions struct {
+	raw       bool
+	name      string
+	namespace string
+}
+
+func (o *manifestOptions) add(flags *pflag.FlagSet) {
+	flags.BoolVar(&o.raw, "raw", false, "the file is the bare configuration, not a manifest")
+	flags.StringVar(&o.name, "name", "ip-masq-agent", "`name` of the ConfigMap")
+	flags.StringVarP(&o.namespace, "namespace", "n", "kube-system", "`namespace` of the ConfigMap")
+}
+
+// rangeOptions state the cluster's ranges.
+type rangeOptions struct{ node, pod, service []string }
+
+func (o *rangeOptions) add(flags *pflag.FlagSet) {
+	flags.StringSliceVar(&o.node, "node-cidrs", nil, "`CIDRs` of the cluster's nodes, with commas between")
+	flags.StringSliceVar(&o.pod, "pod-cidrs", nil, "`CIDRs` of its pods")
+	flags.StringSliceVar(&o.service, "service-cidrs", nil, "`CIDRs` of its services")
 }
 
 const checkExamples = `  # A manifest, with the ranges of the cluster it is for
@@ -69,15 +88,11 @@ func checkCommand(std streams) *cobra.Command {
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
-	flags.BoolVar(&opts.raw, "raw", false, "the file is the bare configuration, not a manifest")
 	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
-	flags.StringSliceVar(&opts.node, "node-cidrs", nil, "`CIDRs` of the cluster's nodes, with commas between")
-	flags.StringSliceVar(&opts.pod, "pod-cidrs", nil, "`CIDRs` of its pods")
-	flags.StringSliceVar(&opts.service, "service-cidrs", nil, "`CIDRs` of its services")
+	opts.rangeOptions.add(flags)
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
 	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")
-	flags.StringVar(&opts.name, "name", "ip-masq-agent", "`name` of the ConfigMap")
-	flags.StringVarP(&opts.namespace, "namespace", "n", "kube-system", "`namespace` of the ConfigMap")
+	opts.manifestOptions.add(flags)
 	return command
 }
 
@@ -94,7 +109,7 @@ func check(ctx context.Context, opts checkOptions, given func(flag string) bool,
 	if err != nil {
 		return err
 	}
-	known, err := readRanges(opts, params, given)
+	known, err := opts.readRanges(params, given)
 	if err != nil {
 		return err
 	}
@@ -106,7 +121,7 @@ func check(ctx context.Context, opts checkOptions, given func(flag string) bool,
 		}
 		sources = append(sources, found...)
 	}
-	input, err := readInput(opts, std.in)
+	input, err := opts.read(opts.file, std.in)
 	if err != nil {
 		return err
 	}
@@ -156,7 +171,7 @@ func readParams(file string) (policy.Params, error) {
 type ranges struct{ node, pod, service []policy.Range }
 
 // readRanges joins the ranges of the params and of the flags.
-func readRanges(opts checkOptions, params policy.Params, given func(flag string) bool) (ranges, error) {
+func (o rangeOptions) readRanges(params policy.Params, given func(flag string) bool) (ranges, error) {
 	var wrong []error
 	join := func(flag string, stated []netip.Prefix, texts []string) []policy.Range {
 		known := policy.RangesFrom(stated, "params")
@@ -170,9 +185,9 @@ func readRanges(opts checkOptions, params policy.Params, given func(flag string)
 		return append(policy.RangesFrom(prefixes, "--"+flag), known...)
 	}
 	known := ranges{
-		node:    join("node-cidrs", params.Cluster.Node, opts.node),
-		pod:     join("pod-cidrs", params.Cluster.Pod, opts.pod),
-		service: join("service-cidrs", params.Cluster.Service, opts.service),
+		node:    join("node-cidrs", params.Cluster.Node, o.node),
+		pod:     join("pod-cidrs", params.Cluster.Pod, o.pod),
+		service: join("service-cidrs", params.Cluster.Service, o.service),
 	}
 	return known, errors.Join(wrong...)
 }
@@ -214,16 +229,16 @@ func parsePrefixes(texts []string) ([]netip.Prefix, error) {
 	return prefixes, nil
 }
 
-// readInput reads the ConfigMap to check.
-func readInput(opts checkOptions, stdin io.Reader) (*document, error) {
+// read reads the ConfigMap out of the file at path; "-" is standard input.
+func (o manifestOptions) read(path string, stdin io.Reader) (*document, error) {
 	name, reader := "<stdin>", stdin
-	if opts.file != "-" {
-		file, err := os.Open(opts.file)
+	if path != "-" {
+		file, err := os.Open(path)
 		if err != nil {
 			return nil, fmt.Errorf("reading the manifest: %w", err)
 		}
 		defer file.Close() //nolint:errcheck // read only: nothing can be lost
-		name, reader = opts.file, file
+		name, reader = path, file
 	}
 	text, err := io.ReadAll(io.LimitReader(reader, maxInput+1))
 	if err != nil {
@@ -232,8 +247,8 @@ func readInput(opts checkOptions, stdin io.Reader) (*document, error) {
 	if len(text) > maxInput {
 		return nil, fmt.Errorf("%s has more than %d bytes", name, maxInput)
 	}
-	if opts.raw {
-		return rawDocument(name, text, opts.namespace, opts.name), nil
+	if o.raw {
+		return rawDocument(name, text, o.namespace, o.name), nil
 	}
-	return findConfigMap(name, text, opts.namespace, opts.name)
+	return findConfigMap(name, text, o.namespace, o.name)
 }
