@@ -69,7 +69,8 @@ func parseFlags(args []string) (options, error) {
 	}
 	var errs []error
 	if extra := flags.Args(); len(extra) > 0 {
-		errs = append(errs, fmt.Errorf("%q is no flag; the agent takes flags only, values of switches are written --flag=value", extra[0]))
+		errs = append(errs, fmt.Errorf("%q is no flag and no command (%s, as the first word); values of switches are written --flag=value",
+			extra[0], commandNames()))
 	}
 	errs = append(errs, raw.check(&opts)...)
 	if len(errs) > 0 {
@@ -227,7 +228,11 @@ heals the kernel's rules when they drift. Stopping it leaves the rules in place.
 
 Usage:
   agent [flags]
-
+`)
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "  agent %-18s %s\n", c.name+" [flags]", c.summary)
+	}
+	b.WriteString(`
 Examples:
   # What would this file do? Prints the input of iptables-restore; any user may run it.
   agent --dry-run --config-path ./ip-masq-agent

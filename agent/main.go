@@ -59,6 +59,9 @@ func exitCode(err error) int {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if c, ok := commandOf(args); ok {
+		return c.run(ctx, args[1:], stdout, stderr)
+	}
 	opts, err := parseFlags(args)
 	switch {
 	case err != nil:

@@ -96,6 +96,44 @@ func (s *store) clear() error {
 	return nil
 }
 
+// files are those of the store that are there, with what a crash may leave.
+func (s *store) files() ([]string, error) {
+	if s.dir == "" {
+		return nil, nil
+	}
+	var present []string
+	for _, name := range []string{stateFile, stateFile + temporary} {
+		path := filepath.Join(s.dir, name)
+		_, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return present, fmt.Errorf("looking for the last valid configuration: %w", err)
+		}
+		present = append(present, path)
+	}
+	return present, nil
+}
+
+// purge removes the files of the store and returns their names. The directory stays:
+// it may be a mount, or have been there before.
+func (s *store) purge() ([]string, error) {
+	var removed []string
+	present, err := s.files()
+	for _, path := range present {
+		if gone := os.Remove(path); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("removing the last valid configuration: %w", gone))
+			continue
+		}
+		removed = append(removed, path)
+	}
+	return removed, err
+}
+
+// temporary ends the name of a file that is being written.
+const temporary = ".tmp"
+
 // replace writes a file by rename, durably: first its content reaches the disk,
 // then its name.
 func replace(dir, name string, content []byte) error {
@@ -103,11 +141,11 @@ func replace(dir, name string, content []byte) error {
 		return err
 	}
 	path := filepath.Join(dir, name)
-	temporary := path + ".tmp" // what a crash leaves is overwritten the next time
-	if err := writeSynced(temporary, content); err != nil {
+	unfinished := path + temporary // what a crash leaves is overwritten the next time
+	if err := writeSynced(unfinished, content); err != nil {
 		return err
 	}
-	if err := os.Rename(temporary, path); err != nil {
+	if err := os.Rename(unfinished, path); err != nil {
 		return err
 	}
 	return syncDir(dir)

@@ -26,7 +26,7 @@ func (t *table) read(ctx context.Context, chain string) (content, error) {
 	}
 	var found content
 	declaration, ours, jump := ":"+chain+" ", "-A "+chain+" ", "-A "+postrouting+" "
-	err := run(ctx, command{path: t.tools.save, args: []string{"-t", natTable}, lines: func(line string) error {
+	err := t.lines(ctx, func(line string) {
 		switch {
 		case strings.HasPrefix(line, declaration):
 			found.chain = true
@@ -34,15 +34,23 @@ func (t *table) read(ctx context.Context, chain string) (content, error) {
 			found.rules = append(found.rules, line)
 		case strings.HasPrefix(line, jump) && goesTo(line, chain) && len(found.jumps) < maxRules:
 			found.jumps = append(found.jumps, line)
-		case strings.HasPrefix(line, "# Table `nat' is incompatible"):
+		}
+	})
+	return found, err
+}
+
+// lines hands on what iptables-save prints of the nat table.
+func (t *table) lines(ctx context.Context, take func(line string)) error {
+	return run(ctx, command{path: t.tools.save, args: []string{"-t", natTable}, lines: func(line string) error {
+		if strings.HasPrefix(line, "# Table `nat' is incompatible") {
 			// iptables-nft prints this for a table with rules from nft(8) that it
 			// has no words for, and exits 0 without the rules.
 			return fmt.Errorf("%s cannot show the nat table, which holds rules of another program in nft's own form; "+
 				"move them to a table of another name ('nft list table ip nat' shows them)", t.tools.save)
 		}
+		take(line)
 		return nil
 	}})
-	return found, err
 }
 
 // goesTo tells that the target of a rule is the chain, by a jump or a goto.

@@ -51,6 +51,7 @@ type Ruleset struct {
 const (
 	sparedComment     = "ip-masq-agent: local traffic is not subject to MASQUERADE"
 	masqueradeComment = "ip-masq-agent: outbound traffic is subject to MASQUERADE (must be last in chain)"
+	commentPrefix     = "ip-masq-agent: " // of each of them
 	jumpComment       = "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our custom %s chain"
 )
 

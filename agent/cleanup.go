@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
+)
+
+// cleanupTimeout bounds a removal, the waits for the xtables lock included. It ends
+// within a pod's usual grace of 30 seconds.
+const cleanupTimeout = 20 * time.Second
+
+// cleanupOptions are the flags of agent cleanup, as values.
+type cleanupOptions struct {
+	chain    string
+	stateDir string
+	dryRun   bool
+	help     bool
+}
+
+func (o *cleanupOptions) flagSet() *pflag.FlagSet {
+	flags := pflag.NewFlagSet("cleanup", pflag.ContinueOnError)
+	flags.StringVar(&o.chain, "masq-chain", defaultChain, "`name` of the chain, as the agent was given it")
+	flags.StringVar(&o.stateDir, "state-dir", "", "`directory` as the agent was given it; its file with the last valid configuration is removed")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be removed; nothing is written")
+	flags.BoolVarP(&o.help, "help", "h", false, "print this text and exit")
+	return flags
+}
+
+const cleanupHelp = `Removes from this node what an agent with these flags has made, of both IP versions and in
+both iptables backends: the jumps to the chain, the chain with its rules, and the file with
+the last valid configuration. What the upstream ip-masq-agent or Azure's has left under that
+name is the same, and goes too. Nothing else is touched: a chain that holds other rules, or
+that rules of others go to, stays and is named. Each table changes in one transaction, and
+doing it twice does no more than doing it once. What is removed is printed.
+
+Pods whose addresses are unknown outside of the cluster cannot leave it any more, once the
+rules are gone. Stop the agent first: one that runs puts its rules back.
+
+Usage:
+  agent cleanup [flags]
+
+Examples:
+  # What is there of an agent? Nothing is written.
+  agent cleanup --dry-run
+
+  # Remove everything, the last valid configuration too.
+  agent cleanup --state-dir=/var/lib/ip-masq-guard
+
+Flags:
+%s
+Exit status: 0 nothing is left; 1 something is left, and named; 2 wrong usage.
+`
+
+// cleanup removes what an agent has made, and prints it.
+func cleanup(ctx context.Context, args []string, stdout, _ io.Writer) error {
+	opts := cleanupOptions{}
+	flags := opts.flagSet()
+	if err := parseCommandFlags(flags, args); err != nil {
+		return err
+	}
+	if opts.help {
+		_, err := fmt.Fprintf(stdout, cleanupHelp, flags.FlagUsages())
+		return err
+	}
+	if err := ruleset.CheckChain(opts.chain); err != nil {
+		return usageError{fmt.Errorf("cleanup: --masq-chain: %w", err)}
+	}
+
+	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
+	defer cancel()
+	remove, removed := iptables.Remove, "removed"
+	clear := (&store{dir: opts.stateDir}).purge
+	if opts.dryRun {
+		remove, removed = iptables.Remains, "would remove"
+		clear = (&store{dir: opts.stateDir}).files
+	}
+	nothing := true
+	errs := []error{removeRules(ctx, opts.chain, remove, func(r iptables.Removal) {
+		nothing = false
+		tell(stdout, "%s, %s: %s\n", r.Family, r.Backend, removed)
+		for _, line := range r.Lines {
+			tell(stdout, "  %s\n", line)
+		}
+	})}
+	files, err := clear()
+	for _, file := range files {
+		tell(stdout, "%s %s\n", removed, file)
+	}
+	err = errors.Join(append(errs, err)...)
+	if err == nil && nothing && len(files) == 0 {
+		tell(stdout, "nothing of an agent is there\n")
+	}
+	return err
+}
+
+// removeRules removes a chain from every nat table, tells what went, and fails when
+// something is left.
+func removeRules(
+	ctx context.Context, chain string,
+	remove func(context.Context, iptables.Backend, ruleset.Family, string) (iptables.Removal, error),
+	told func(iptables.Removal),
+) error {
+	var errs []error
+	for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
+		for _, backend := range []iptables.Backend{iptables.NFT, iptables.Legacy} {
+			removal, err := remove(ctx, backend, family, chain)
+			if len(removal.Lines) > 0 {
+				told(removal)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s, %s: %w", family, backend, err))
+			}
+			for _, left := range removal.Left {
+				errs = append(errs, fmt.Errorf("%s, %s: %s", family, backend, left))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ip-masq-guard/ip-masq-guard/e2e/netns"
+)
+
+// inNode runs the agent's binary to its end on a host and returns all that it prints,
+// and its exit status.
+func inNode(tb testing.TB, host *netns.Host, args ...string) (stdout, stderr string, status int) {
+	tb.Helper()
+	var out, errs strings.Builder
+	command := host.Command(tb.Context(), agentBinary(tb), args...)
+	command.Stdout, command.Stderr = &out, &errs
+	if err := host.Start(command); err != nil {
+		tb.Fatal(err)
+	}
+	_ = command.Wait() // the status tells
+	return out.String(), errs.String(), command.ProcessState.ExitCode()
+}
+
+// natTables are those of both families and backends; legacy ones are not made by it.
+func natTables(tb testing.TB, host *netns.Host) map[string][]string {
+	tb.Helper()
+	tables := map[string][]string{}
+	for command, names := range map[string]string{
+		"iptables-nft-save": "", "ip6tables-nft-save": "",
+		"iptables-legacy-save": "/proc/net/ip_tables_names", "ip6tables-legacy-save": "/proc/net/ip6_tables_names",
+	} {
+		if names != "" && !strings.Contains(host.Output(tb, "sh", "-c", "cat "+names+" 2>/dev/null || :"), "nat") {
+			continue
+		}
+		for line := range strings.Lines(host.Output(tb, command, "-t", "nat")) {
+			if strings.HasPrefix(line, "-A ") || strings.HasPrefix(line, ":") && strings.Contains(line, " - [") {
+				tables[command] = append(tables[command], strings.TrimSpace(line))
+			}
+		}
+	}
+	return tables
+}
+
+func TestCleanup(t *testing.T) {
+	host := netns.ForTest(t)
+	for _, command := range []string{"iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"} {
+		host.Output(t, command, "-t", "nat", "-N", "KUBE-POSTROUTING")
+		host.Output(t, command, "-t", "nat", "-A", "POSTROUTING", "-j", "KUBE-POSTROUTING")
+	}
+	alone := natTables(t, host)
+	state := t.TempDir()
+	for _, backend := range backendNames() {
+		args := []string{"--once", "--enable-ipv6", "--config-path=" + filepath.Join(t.TempDir(), "none"), "--iptables-backend=" + backend}
+		if _, stderr, status := inNode(t, host, args...); status != 0 {
+			t.Fatalf("applying: status %d, %s", status, stderr)
+		}
+	}
+	for _, name := range []string{"last-valid", "last-valid.tmp", "another"} {
+		if err := os.WriteFile(filepath.Join(state, name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	full := natTables(t, host)
+
+	announced, stderr, status := inNode(t, host, "cleanup", "--dry-run", "--state-dir", state)
+	if status != 0 || stderr != "" {
+		t.Errorf("announcing: status %d, %s", status, stderr)
+	}
+	if diff := cmp.Diff(full, natTables(t, host)); diff != "" {
+		t.Fatalf("announcing changed the tables (-before +after):\n%s", diff)
+	}
+	removed, stderr, status := inNode(t, host, "cleanup", "--state-dir", state)
+	if status != 0 || stderr != "" {
+		t.Errorf("removing: status %d, %s", status, stderr)
+	}
+	if diff := cmp.Diff(announced, strings.ReplaceAll(removed, "removed", "would remove")); diff != "" {
+		t.Errorf("announced and removed differ (-announced +removed):\n%s", diff)
+	}
+	const ipv4 = `IPv4, nft: removed
+  -A POSTROUTING -m comment --comment "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our custom IP-MASQ-AGENT chain" -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT
+  :IP-MASQ-AGENT - [0:0]
+  -A IP-MASQ-AGENT -d 169.254.0.0/16 -m comment --comment "ip-masq-agent: local traffic is not subject to MASQUERADE" -j RETURN
+  -A IP-MASQ-AGENT -d 10.0.0.0/8 -m comment --comment "ip-masq-agent: local traffic is not subject to MASQUERADE" -j RETURN
+  -A IP-MASQ-AGENT -d 172.16.0.0/12 -m comment --comment "ip-masq-agent: local traffic is not subject to MASQUERADE" -j RETURN
+  -A IP-MASQ-AGENT -d 192.168.0.0/16 -m comment --comment "ip-masq-agent: local traffic is not subject to MASQUERADE" -j RETURN
+  -A IP-MASQ-AGENT -m comment --comment "ip-masq-agent: outbound traffic is subject to MASQUERADE (must be last in chain)" -j MASQUERADE --random-fully
+`
+	if got, _, _ := strings.Cut(removed, "IPv4, legacy: removed\n"); got != ipv4 {
+		t.Errorf("printed differs (-want +got):\n%s", cmp.Diff(ipv4, got))
+	}
+	if diff := cmp.Diff(alone, natTables(t, host)); diff != "" {
+		t.Errorf("what is left differs (-want +got):\n%s", diff)
+	}
+	entries, err := os.ReadDir(state)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "another" {
+		t.Errorf("the state directory holds %v (%v), want another alone", entries, err)
+	}
+
+	stdout, stderr, status := inNode(t, host, "cleanup", "--state-dir", state)
+	if stdout != "nothing of an agent is there\n" || stderr != "" || status != 0 {
+		t.Errorf("the second time: status %d, %q, %q", status, stdout, stderr)
+	}
+}
+
+func TestCleanupNamesWhatIsLeft(t *testing.T) {
+	host := netns.ForTest(t)
+	host.Output(t, "iptables-nft", "-t", "nat", "-N", "MASQ")
+	host.Output(t, "iptables-nft", "-t", "nat", "-A", "MASQ", "-j", "ACCEPT")
+	before := natTables(t, host)
+	stdout, stderr, status := inNode(t, host, "cleanup", "--masq-chain=MASQ")
+	const want = "agent: IPv4, nft: chain MASQ stays, since 1 of its 1 rules are none of an ip-masq-agent, such as \"-A MASQ -j ACCEPT\"\n"
+	if stdout != "" || stderr != want || status != 1 {
+		t.Errorf("status %d, %q, %q; want 1 and %q", status, stdout, stderr, want)
+	}
+	if diff := cmp.Diff(before, natTables(t, host)); diff != "" {
+		t.Errorf("the tables changed (-before +after):\n%s", diff)
+	}
+}
+
+func TestCommandUsage(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"unknown flag", []string{"cleanup", "--masq-chian=X"}, "cleanup: unknown flag: --masq-chian; agent cleanup --help lists the flags"},
+		{"no flag", []string{"cleanup", "now"}, `cleanup: "now" is no flag; values of switches are written --flag=value; agent cleanup --help lists the flags`},
+		{"built-in chain", []string{"cleanup", "--masq-chain=OUTPUT"}, `cleanup: --masq-chain: checking chain name "OUTPUT": ` +
+			`iptables has a chain or target of its own by this name; choose another, such as IP-MASQ-AGENT`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			stdout, stderr, err := call(t, test.args...)
+			if stdout+stderr != "" || err == nil || err.Error() != test.want || exitCode(err) != 2 {
+				t.Errorf("printed %q, %q, error %v; want %q", stdout, stderr, err, test.want)
+			}
+		})
+	}
+}
+
+func TestCommandHelp(t *testing.T) {
+	help, _, err := call(t, "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range commands() {
+		if !strings.Contains(help, "\n  agent "+c.name+" [flags] ") {
+			t.Errorf("--help does not tell of %s:\n%s", c.name, help)
+		}
+		stdout, stderr, err := call(t, c.name, "--help")
+		if err != nil || stderr != "" {
+			t.Errorf("%s --help: error %v, %q", c.name, err, stderr)
+		}
+		for _, part := range []string{"\nUsage:\n  agent " + c.name + " [flags]\n", "\nExamples:\n", "\nExit status: 0 "} {
+			if !strings.Contains(stdout, part) {
+				t.Errorf("%s --help does not hold %q:\n%s", c.name, part, stdout)
+			}
+		}
+	}
+}
