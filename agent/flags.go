@@ -82,7 +82,8 @@ func parseFlags(args []string) (options, error) {
 // rawFlags are the flags whose text is checked after parsing, so that all that is
 // wrong is told at once.
 type rawFlags struct {
-	backend, logLevel string
+	backend, logLevel          string
+	sourceCIDRs, outInterfaces string
 }
 
 // groups of the help text.
@@ -113,6 +114,10 @@ func (r *rawFlags) groups(o *options) [groupCount]group {
 	rules.BoolVar(&o.config.IPv6, "enable-ipv6", false, "hold IPv6 rules too, and accept IPv6 CIDRs in the file")
 	rules.BoolVar(&o.rules.RandomFully, "random-fully", true, "let the kernel choose source ports at random")
 	rules.StringVar(&o.toPorts, "to-ports", "", "masquerade to these source `ports`: 1024-29999,32768-65535")
+
+	rules.StringVar(&r.sourceCIDRs, "source-cidrs", "", "masquerade packets from these `CIDRs` only, such as the pods': 10.244.0.0/16,fd00:10:244::/48")
+	rules.StringVar(&r.outInterfaces, "out-interfaces", "", "masquerade packets that leave by these interfaces only, by `name` or its beginning: eth0,bond+")
+	rules.BoolVar(&o.rules.SpareMulticast, "nomasq-multicast", false, "spare multicast destinations too: 224.0.0.0/4, ff00::/8")
 
 	source := groups[groupSource].flags
 	source.StringVar(&o.configPath, "config-path", defaultConfigPath, "`file` to read; a missing one means the defaults")
@@ -189,6 +194,7 @@ func (r *rawFlags) check(o *options) []error {
 		errs = append(errs, fmt.Errorf("--to-ports: %w", err))
 	}
 	o.rules.ToPorts = ports
+	errs = append(errs, r.checkMatches(o)...)
 	if o.configPath == "" || strings.HasSuffix(o.configPath, "/") {
 		wrong("config-path", o.configPath, errors.New("not a file's path; name the file itself, as in "+defaultConfigPath))
 	}
@@ -203,6 +209,27 @@ func (r *rawFlags) check(o *options) []error {
 	if err := o.logLevel.UnmarshalText([]byte(r.logLevel)); err != nil {
 		wrong("log-level", r.logLevel, errors.New("unknown level; write debug, info, warn or error"))
 	}
+	return errs
+}
+
+// checkMatches reads what limits masquerading to some packets.
+func (r *rawFlags) checkMatches(o *options) []error {
+	var errs []error
+	sources, err := ruleset.ParseSources(r.sourceCIDRs)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("--source-cidrs: %w", err))
+	}
+	for _, source := range sources {
+		if source.Addr().Is6() && !o.config.IPv6 {
+			errs = append(errs, fmt.Errorf("--source-cidrs: %s is IPv6, whose rules this agent does not hold; add --enable-ipv6 or leave it out", source))
+			break
+		}
+	}
+	interfaces, err := ruleset.ParseInterfaces(r.outInterfaces)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("--out-interfaces: %w", err))
+	}
+	o.rules.Sources, o.rules.Interfaces = sources, interfaces
 	return errs
 }
 

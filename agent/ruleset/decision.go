@@ -3,6 +3,7 @@ package ruleset
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
@@ -76,10 +77,20 @@ func (d Decision) Masquerades(source, destination netip.Addr, outInterface strin
 	if len(d.Sources) > 0 && !slices.ContainsFunc(d.Sources, contains(source)) {
 		return false
 	}
-	if len(d.Interfaces) > 0 && !slices.Contains(d.Interfaces, outInterface) {
+	covers := func(pattern string) bool { return interfaceCovers(pattern, outInterface) }
+	if len(d.Interfaces) > 0 && !slices.ContainsFunc(d.Interfaces, covers) {
 		return false
 	}
 	return longest(d.Exceptions, destination) >= longest(d.Spared, destination)
+}
+
+// interfaceCovers tells whether a pattern of Options.Interfaces means an interface, or
+// every interface that another pattern means.
+func interfaceCovers(pattern, name string) bool {
+	if beginning, isWildcard := strings.CutSuffix(pattern, "+"); isWildcard {
+		return strings.HasPrefix(name, beginning)
+	}
+	return pattern == name
 }
 
 // longest is the length of the longest prefix around an address, -1 without one.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,6 +70,78 @@ func parsePort(text string) (uint16, error) {
 		return 0, fmt.Errorf("%q is not a port; write a whole number from 1 to 65535, without blanks", text)
 	}
 	return uint16(port), nil
+}
+
+// maxMatches bounds the sources, and the interfaces: each of the one with each of the
+// other is a rule.
+const maxMatches = 16
+
+// ParseSources reads the value of --source-cidrs: "10.244.0.0/16,fd00:10:244::/48". An
+// empty value is no source: packets from everywhere are masqueraded.
+func ParseSources(value string) ([]netip.Prefix, error) {
+	return parseList(value, "source", parseSource)
+}
+
+func parseSource(item string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(item)
+	switch {
+	case err != nil:
+		return netip.Prefix{}, fmt.Errorf("%q is not a CIDR; write an address and the length of its prefix, as in 10.244.0.0/16", item)
+	case prefix.Addr().Is4In6():
+		return netip.Prefix{}, fmt.Errorf("%q is IPv4 inside of IPv6, which no packet has; write the IPv4 CIDR itself", item)
+	case prefix != prefix.Masked():
+		return netip.Prefix{}, fmt.Errorf("%q has host bits set; write %s", item, prefix.Masked())
+	}
+	return prefix, nil
+}
+
+// ParseInterfaces reads the value of --out-interfaces: "eth0,bond+". An empty value is
+// no interface: packets through all are masqueraded.
+func ParseInterfaces(value string) ([]string, error) {
+	return parseList(value, "interface", parseInterface)
+}
+
+// maxInterfaceName is IFNAMSIZ (linux/if.h) without its terminating zero.
+const maxInterfaceName = 15
+
+func parseInterface(item string) (string, error) {
+	switch name := strings.TrimSuffix(item, "+"); {
+	case item == "":
+		return "", errors.New("the name is empty; separate names by single commas")
+	case name == "":
+		return "", errors.New(`"+" is every interface; leave the flag out`)
+	case len(item) > maxInterfaceName:
+		return "", fmt.Errorf("%q has %d bytes and the kernel keeps %d; shorten it with a + at its end", item, len(item), maxInterfaceName)
+	case name == "." || name == "..":
+		return "", fmt.Errorf("%q is no name of an interface", item)
+	case strings.ContainsAny(name[:1], "-!"):
+		return "", fmt.Errorf("%q begins with %q, which iptables takes for an option", item, name[:1])
+	}
+	for _, r := range item {
+		if r <= ' ' || r > '~' || strings.ContainsRune(`"'\/:*`, r) {
+			return "", fmt.Errorf("%q holds %q, which the name of an interface cannot; a + at the end stands for the rest of a name", item, r)
+		}
+	}
+	return item, nil
+}
+
+// parseList reads items between commas.
+func parseList[T any](value, what string, parse func(item string) (T, error)) ([]T, error) {
+	if value == "" {
+		return nil, nil
+	}
+	var list []T
+	for item := range strings.SplitSeq(value, ",") {
+		if len(list) == maxMatches {
+			return nil, fmt.Errorf("reading %q: more than %d; every packet would meet too many rules", value, maxMatches)
+		}
+		parsed, err := parse(item)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s %d of %q: %w", what, len(list)+1, value, err)
+		}
+		list = append(list, parsed)
+	}
+	return list, nil
 }
 
 // maxChainName is XT_EXTENSION_MAXNAMELEN (linux/netfilter/x_tables.h) without its

@@ -4,16 +4,134 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 )
 
-// spare is the rule that keeps a destination from being masqueraded.
-func spare(chain string, prefix netip.Prefix) string {
-	destination := ""
-	if prefix.Bits() > 0 { // iptables-save has no words for "everywhere"
-		destination = " -d " + address(prefix.Addr()) + "/" + strconv.Itoa(prefix.Bits())
+// render is the chain, in the words of iptables-save.
+func render(chain string, d Decision) []string {
+	r := renderer{chain: chain, decision: d}
+	r.leave()
+	if len(d.Exceptions) == 0 {
+		for _, prefix := range d.Spared {
+			r.spare(prefix)
+		}
+	} else {
+		r.longestFirst()
 	}
-	return "-A " + chain + destination + ` -m comment --comment "` + sparedComment + `" -j RETURN`
+	r.masquerade("", masqueradeComment)
+	return r.rules
+}
+
+// renderer writes a chain from its top.
+type renderer struct {
+	chain    string
+	decision Decision
+	rules    []string
+
+	// matches of every MASQUERADE rule: where there are several sources or interfaces,
+	// no single rule at the top can send all others away.
+	sources    []string // " -s PREFIX"
+	interfaces []string // " -o NAME"
+}
+
+func (r *renderer) add(matches, comment, more, target string) {
+	r.rules = append(r.rules, "-A "+r.chain+matches+` -m comment --comment "`+comment+`"`+more+" -j "+target)
+}
+
+// leave lets packets of other sources and interfaces go.
+func (r *renderer) leave() {
+	if sources := fewestSources(r.decision.Sources); len(sources) == 1 {
+		r.add(" ! -s "+cidr(sources[0]), sourceComment, "", "RETURN")
+	} else {
+		for _, source := range sources {
+			r.sources = append(r.sources, " -s "+cidr(source))
+		}
+	}
+	if interfaces := fewestInterfaces(r.decision.Interfaces); len(interfaces) == 1 {
+		r.add(" ! -o "+interfaces[0], interfaceComment, "", "RETURN")
+	} else {
+		for _, name := range interfaces {
+			r.interfaces = append(r.interfaces, " -o "+name)
+		}
+	}
+}
+
+// fewestSources leaves out what others contain. Nothing is left where one is
+// everything.
+func fewestSources(sources []netip.Prefix) []netip.Prefix {
+	var fewest []netip.Prefix
+	for i, source := range sources {
+		if source.Bits() == 0 {
+			return nil
+		}
+		redundant := false
+		for j, other := range sources {
+			larger := other.Bits() < source.Bits() || other.Bits() == source.Bits() && j < i
+			redundant = redundant || larger && other.Contains(source.Addr())
+		}
+		if !redundant {
+			fewest = append(fewest, source)
+		}
+	}
+	return fewest
+}
+
+// fewestInterfaces leaves out what others cover.
+func fewestInterfaces(patterns []string) []string {
+	var fewest []string
+	for i, pattern := range patterns {
+		redundant := false
+		for j, other := range patterns {
+			// Both ends of the comparison may be wildcards: "eth+" covers "eth0+" by its text.
+			wider := other != pattern || j < i
+			redundant = redundant || i != j && wider && interfaceCovers(other, pattern)
+		}
+		if !redundant {
+			fewest = append(fewest, pattern)
+		}
+	}
+	return fewest
+}
+
+// spare keeps a destination from being masqueraded.
+func (r *renderer) spare(prefix netip.Prefix) {
+	r.add(destination(prefix), sparedComment, "", "RETURN")
+}
+
+// longestFirst is the list with its exceptions. Of equal prefixes the exception decides.
+func (r *renderer) longestFirst() {
+	type entry struct {
+		prefix    netip.Prefix
+		exception bool
+	}
+	var entries []entry
+	for _, prefix := range r.decision.Exceptions {
+		entries = append(entries, entry{prefix, true})
+	}
+	for _, prefix := range r.decision.Spared {
+		entries = append(entries, entry{prefix, false})
+	}
+	slices.SortStableFunc(entries, func(a, b entry) int { return b.prefix.Bits() - a.prefix.Bits() })
+	for _, e := range entries {
+		if e.exception {
+			r.masquerade(destination(e.prefix), exceptionComment)
+		} else {
+			r.spare(e.prefix)
+		}
+	}
+}
+
+// destination is the match of a prefix. iptables-save has no words for "everywhere".
+func destination(prefix netip.Prefix) string {
+	if prefix.Bits() == 0 {
+		return ""
+	}
+	return " -d " + cidr(prefix)
+}
+
+func cidr(prefix netip.Prefix) string {
+	return address(prefix.Addr()) + "/" + strconv.Itoa(prefix.Bits())
 }
 
 // address is the text of iptables, which is inet_ntop(3)'s. It differs from
@@ -29,27 +147,35 @@ func address(a netip.Addr) string {
 	return a.String()
 }
 
-// masquerade are the rules at the end of the chain. Ports can be given to the
-// protocols that have them only, so each has its own rules, and a rule for the
-// rest follows.
-func masquerade(o Options) []string {
-	rule := func(protocol, statistic, ports string) string {
-		rule := "-A " + o.Chain + protocol + ` -m comment --comment "` + masqueradeComment + `"` + statistic + " -j MASQUERADE" + ports
-		if o.RandomFully {
-			rule += " --random-fully"
-		}
-		return rule
+// masquerade are the rules that masquerade what goes to a destination. Ports can be
+// given to the protocols that have them only, so each has its own rules, and a rule
+// for the rest follows.
+func (r *renderer) masquerade(destination, comment string) {
+	random := ""
+	if r.decision.Random {
+		random = " --random-fully"
 	}
-	var rules []string
-	if len(o.ToPorts) > 0 {
-		chances := probabilities(o.ToPorts)
-		for _, protocol := range []string{"tcp", "udp", "sctp"} {
-			for i, ports := range o.ToPorts {
-				rules = append(rules, rule(" -p "+protocol, chances[i], " --to-ports "+ports.String()))
+	for _, source := range anyOf(r.sources) {
+		for _, out := range anyOf(r.interfaces) {
+			if ports := r.decision.ToPorts; len(ports) > 0 {
+				chances := probabilities(ports)
+				for _, protocol := range []string{"tcp", "udp", "sctp"} {
+					for i := range ports {
+						r.add(source+destination+out+" -p "+protocol, comment, chances[i], "MASQUERADE --to-ports "+ports[i].String()+random)
+					}
+				}
 			}
+			r.add(source+destination+out, comment, "", "MASQUERADE"+random)
 		}
 	}
-	return append(rules, rule("", "", ""))
+}
+
+// anyOf are the alternatives of a match; without any there is no match.
+func anyOf(matches []string) []string {
+	if len(matches) == 0 {
+		return []string{""}
+	}
+	return matches
 }
 
 // probabilities spreads connections over port ranges by their size: each range

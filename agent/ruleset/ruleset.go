@@ -33,7 +33,7 @@ type Options struct {
 	ToPorts     []PortRange // --to-ports; see ParsePorts
 
 	Sources        []netip.Prefix // --source-cidrs: packets from elsewhere keep their address; empty: all are masqueraded
-	Interfaces     []string       // --out-interfaces: packets that leave by others keep their address; empty: all are masqueraded
+	Interfaces     []string       // --out-interfaces: packets that leave by others keep their address; empty: all are masqueraded; "eth+" is every name that begins with eth
 	SpareMulticast bool           // --nomasq-multicast: spare 224.0.0.0/4 and ff00::/8
 }
 
@@ -46,10 +46,13 @@ type Ruleset struct {
 	Jump  []string // the rule specification of the jump in POSTROUTING, one argument an element
 }
 
-// The comments of the rules are those of the upstream agent, so that people and
-// scripts which look for them find them.
+// The comments of the rules are those of the upstream agent where it has such rules, so
+// that people and scripts which look for them find them.
 const (
 	sparedComment     = "ip-masq-agent: local traffic is not subject to MASQUERADE"
+	sourceComment     = "ip-masq-agent: traffic from other sources is not subject to MASQUERADE"
+	interfaceComment  = "ip-masq-agent: traffic through other interfaces is not subject to MASQUERADE"
+	exceptionComment  = "ip-masq-agent: exception, outbound traffic is subject to MASQUERADE"
 	masqueradeComment = "ip-masq-agent: outbound traffic is subject to MASQUERADE (must be last in chain)"
 	commentPrefix     = "ip-masq-agent: " // of each of them
 	jumpComment       = "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our custom %s chain"
@@ -57,28 +60,11 @@ const (
 
 // Build computes the rules of one family: link-local first unless it is
 // masqueraded, the list in its own order, and at last the masquerading of
-// everything else. Overlapping and repeated prefixes stay, as upstream.
+// everything else. Overlapping and repeated prefixes stay, as upstream. With
+// exceptions the longest prefixes come first instead.
 func Build(c config.Config, family Family, o Options) Ruleset {
-	linkLocal, masqueraded := config.LinkLocalIPv4, c.MasqueradeLinkLocal
-	if family == IPv6 {
-		linkLocal, masqueraded = config.LinkLocalIPv6, c.MasqueradeLinkLocalIPv6
-	}
-
-	var rules []string
-	if !masqueraded {
-		rules = append(rules, spare(o.Chain, linkLocal))
-	}
-	for _, prefix := range c.NonMasquerade {
-		if prefix.Addr().Is4() == (family == IPv4) {
-			rules = append(rules, spare(o.Chain, prefix))
-		}
-	}
-	return Ruleset{
-		Decision: Decide(c, family, o),
-		Chain:    o.Chain,
-		Rules:    append(rules, masquerade(o)...),
-		Jump:     jump(o.Chain),
-	}
+	d := Decide(c, family, o)
+	return Ruleset{Decision: d, Chain: o.Chain, Rules: render(o.Chain, d), Jump: jump(o.Chain)}
 }
 
 // String is the input for iptables-restore --noflush: it replaces the whole chain
