@@ -89,6 +89,7 @@ type rawFlags struct {
 // groups of the help text.
 const (
 	groupRules = iota
+	groupMore
 	groupSource
 	groupRun
 	groupCount
@@ -102,7 +103,9 @@ type group struct {
 
 func (r *rawFlags) groups(o *options) [groupCount]group {
 	var groups [groupCount]group
-	for i, title := range [groupCount]string{"Rules (as the upstream agent's)", "Configuration", "Running"} {
+	for i, title := range [groupCount]string{
+		"Rules (as the upstream agent's)", "Rules beyond the upstream agent's", "Configuration", "Running",
+	} {
 		groups[i] = group{title, pflag.NewFlagSet(title, pflag.ContinueOnError)}
 		groups[i].flags.SortFlags = false
 	}
@@ -115,9 +118,12 @@ func (r *rawFlags) groups(o *options) [groupCount]group {
 	rules.BoolVar(&o.rules.RandomFully, "random-fully", true, "let the kernel choose source ports at random")
 	rules.StringVar(&o.toPorts, "to-ports", "", "masquerade to these source `ports`: 1024-29999,32768-65535")
 
-	rules.StringVar(&r.sourceCIDRs, "source-cidrs", "", "masquerade packets from these `CIDRs` only, such as the pods': 10.244.0.0/16,fd00:10:244::/48")
-	rules.StringVar(&r.outInterfaces, "out-interfaces", "", "masquerade packets that leave by these interfaces only, by `name` or its beginning: eth0,bond+")
-	rules.BoolVar(&o.rules.SpareMulticast, "nomasq-multicast", false, "spare multicast destinations too: 224.0.0.0/4, ff00::/8")
+	more := groups[groupMore].flags
+	more.StringVar(&r.sourceCIDRs, "source-cidrs", "",
+		"masquerade packets from these `CIDRs` only, such as the pods': 10.244.0.0/16,fd00:10:244::/48")
+	more.StringVar(&r.outInterfaces, "out-interfaces", "",
+		"masquerade packets that leave by interfaces of these `names` only: eth0,bond+")
+	more.BoolVar(&o.rules.SpareMulticast, "nomasq-multicast", false, "spare multicast destinations too: 224.0.0.0/4, ff00::/8")
 
 	source := groups[groupSource].flags
 	source.StringVar(&o.configPath, "config-path", defaultConfigPath, "`file` to read; a missing one means the defaults")

@@ -2,10 +2,12 @@ package main
 
 import (
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
@@ -32,13 +34,17 @@ func TestParseFlags(t *testing.T) {
 		{"none", nil, plain(nil)},
 		{"every one", []string{
 			"--masq-chain=IP-MASQ", "--nomasq-all-reserved-ranges", "--enable-ipv6", "--random-fully=false",
+			"--source-cidrs=10.244.0.0/16,fd00:10:244::/48", "--out-interfaces=eth0,bond+", "--nomasq-multicast",
 			"--to-ports=1024-29999,32768-65535", "--config-path", "/tmp/x", "--once", "--dry-run",
 			"--iptables-backend=legacy", "--state-dir=/var/lib/x", "--metrics-bind-address=127.0.0.1:1", "--log-level=debug",
 		}, options{
 			config: config.Options{ReservedRanges: true, IPv6: true},
 			rules: ruleset.Options{
-				Chain:   "IP-MASQ",
-				ToPorts: []ruleset.PortRange{{First: 1024, Last: 29999}, {First: 32768, Last: 65535}},
+				Chain:          "IP-MASQ",
+				ToPorts:        []ruleset.PortRange{{First: 1024, Last: 29999}, {First: 32768, Last: 65535}},
+				Sources:        []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")},
+				Interfaces:     []string{"eth0", "bond+"},
+				SpareMulticast: true,
 			},
 			toPorts: "1024-29999,32768-65535", configPath: "/tmp/x", stateDir: "/var/lib/x",
 			metricsAddress: "127.0.0.1:1", backend: iptables.Legacy, logLevel: slog.LevelDebug, once: true, dryRun: true,
@@ -60,7 +66,7 @@ func TestParseFlags(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(options{})); diff != "" {
+			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(options{}), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 				t.Errorf("options differ (-want +got):\n%s", diff)
 			}
 		})
@@ -81,13 +87,19 @@ func TestWrongUsage(t *testing.T) {
 		{"built-in chain", []string{"--masq-chain=POSTROUTING"}, []string{`--masq-chain: checking chain name "POSTROUTING": `}},
 		{"long chain", []string{"--masq-chain=A1234567890123456789012345678"}, []string{`--masq-chain: checking chain name "A1234567890123456789012345678": `}},
 		{"reversed ports", []string{"--to-ports=9-8"}, []string{`--to-ports: reading port range 1 of "9-8": `}},
+		{"IPv6 source without IPv6", []string{"--source-cidrs=10.0.0.0/8,fd00::/8"}, []string{
+			"--source-cidrs: fd00::/8 is IPv6, whose rules this agent does not hold; add --enable-ipv6 or leave it out",
+		}},
 		{"everything at once", []string{
+			"--source-cidrs=10.0.0.1/8", "--out-interfaces=eth0,",
 			"extra", "--masq-chain=", "--to-ports=0", "--config-path=/etc/config/", "--iptables-backend=ebtables",
 			"--metrics-bind-address=9178", "--log-level=loud",
 		}, []string{
 			`"extra" is no flag`,
 			`--masq-chain: checking chain name "": `,
 			`--to-ports: reading port range 1 of "0": `,
+			`--source-cidrs: reading source 1 of "10.0.0.1/8": "10.0.0.1/8" has host bits set; write 10.0.0.0/8`,
+			`--out-interfaces: reading interface 2 of "eth0,": the name is empty; separate names by single commas`,
 			`--config-path="/etc/config/": not a file's path; name the file itself, as in /etc/config/ip-masq-agent`,
 			`--iptables-backend="ebtables": unknown backend; write auto, nft or legacy`,
 			`--metrics-bind-address="9178": not host:port: address 9178: missing port in address; ` +

@@ -94,6 +94,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		"version", buildVersion(), "config", opts.configPath, "chain", opts.rules.Chain,
 		"families", fmt.Sprint(opts.families()), "reservedRanges", opts.config.ReservedRanges,
 		"randomFully", opts.rules.RandomFully, "toPorts", opts.toPorts,
+		"sources", fmt.Sprint(opts.rules.Sources), "outInterfaces", opts.rules.Interfaces, "spareMulticast", opts.rules.SpareMulticast,
 		"backend", backend, "backendReason", why, "stateDir", opts.stateDir)
 	return daemon(ctx, opts, kernel, log)
 }

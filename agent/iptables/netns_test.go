@@ -185,6 +185,28 @@ func TestReadBackEqualsRendered(t *testing.T) {
 			config: config.Config{MasqueradeLinkLocal: true, MasqueradeLinkLocalIPv6: true},
 		},
 		{
+			name: "one source and interface", config: config.Default(),
+			options: ruleset.Options{
+				Chain: "IP-MASQ", SpareMulticast: true, Interfaces: []string{"bond+"},
+				Sources: prefixes("10.244.0.0/16", "fd00:10:244::/48"),
+			},
+		},
+		{
+			name: "several sources and interfaces, exceptions, port ranges",
+			config: config.Config{
+				NonMasquerade: prefixes("0.0.0.0/0", "10.1.0.0/16", "::/0", "fd00:1::/32"),
+				Masquerade:    prefixes("10.0.0.0/8", "10.1.2.3/32", "fd00::/8", "fd00:1::1/128"),
+			},
+			options: ruleset.Options{
+				Chain: "IP-MASQ", RandomFully: true, ToPorts: ports, Interfaces: []string{"eth0", "a1234567890123+"},
+				Sources: prefixes("10.244.0.0/16", "10.245.0.1/32", "fd00:10:244::/48", "fd00:10:245::1/128"),
+			},
+		},
+		{
+			name: "everything an exception", options: plainOptions(),
+			config: config.Config{NonMasquerade: prefixes("10.0.0.0/8", "fd00::/8"), Masquerade: prefixes("0.0.0.0/0", "::/0")},
+		},
+		{
 			name: "port ranges", config: config.Default(),
 			options: ruleset.Options{Chain: "ABCDEFGHIJKLMNOPQRSTUVWXYZ12", RandomFully: true, ToPorts: ports},
 		},

@@ -1,10 +1,12 @@
 package ruleset_test
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 	"github.com/ip-masq-guard/ip-masq-guard/e2e/netns"
@@ -117,6 +119,73 @@ func FuzzParsePorts(f *testing.F) {
 			t.Errorf("%q is read differently the second time (-first +second):\n%s", value, diff)
 		}
 	})
+}
+
+func TestParseSources(t *testing.T) {
+	many := strings.Repeat("10.0.0.0/8,", 16)
+	tests := []struct {
+		name, value string
+		want        []netip.Prefix
+		err         string
+	}{
+		{name: "none"},
+		{name: "one", value: "10.244.0.0/16", want: prefixes("10.244.0.0/16")},
+		{name: "both families", value: "10.0.0.0/8,fd00:10::/32,::/0", want: prefixes("10.0.0.0/8", "fd00:10::/32", "::/0")},
+		{name: "address", value: "10.0.0.1", err: `reading source 1 of "10.0.0.1": "10.0.0.1" is not a CIDR; ` +
+			`write an address and the length of its prefix, as in 10.244.0.0/16`},
+		{name: "host bits", value: "10.0.0.0/8,fd00::1/64", err: `reading source 2 of "10.0.0.0/8,fd00::1/64": "fd00::1/64" has host bits set; write fd00::/64`},
+		{name: "mapped", value: "::ffff:10.0.0.0/104", err: `reading source 1 of "::ffff:10.0.0.0/104": "::ffff:10.0.0.0/104" is IPv4 ` +
+			`inside of IPv6, which no packet has; write the IPv4 CIDR itself`},
+		{name: "too many", value: many + "10.0.0.0/8", err: `reading "` + many + `10.0.0.0/8": more than 16; every packet would meet too many rules`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := ruleset.ParseSources(test.value)
+			if message(err) != test.err {
+				t.Errorf("error %q, want %q", message(err), test.err)
+			}
+			if diff := cmp.Diff(test.want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+				t.Errorf("sources differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestParseInterfaces(t *testing.T) {
+	tests := []struct {
+		name, value string
+		want        []string
+		err         string // after the beginning
+	}{
+		{name: "none"},
+		{name: "several", value: "eth0,bond+,eth0.100,a123456789012+,wg-1+2", want: []string{"eth0", "bond+", "eth0.100", "a123456789012+", "wg-1+2"}},
+		{name: "empty", value: "eth0,,eth1", err: `interface 2 of "eth0,,eth1": the name is empty; separate names by single commas`},
+		{name: "everything", value: "+", err: `interface 1 of "+": "+" is every interface; leave the flag out`},
+		{name: "long", value: "a123456789012345", err: `interface 1 of "a123456789012345": "a123456789012345" has 16 bytes and the kernel ` +
+			`keeps 15; shorten it with a + at its end`},
+		{name: "dots", value: "..", err: `interface 1 of "..": ".." is no name of an interface`},
+		{name: "option", value: "-o", err: `interface 1 of "-o": "-o" begins with "-", which iptables takes for an option`},
+		{name: "negation", value: "!eth0", err: `interface 1 of "!eth0": "!eth0" begins with "!", which iptables takes for an option`},
+		{name: "blank", value: "eth0, eth1", err: `interface 2 of "eth0, eth1": " eth1" holds ' ', which the name of an interface cannot; ` +
+			`a + at the end stands for the rest of a name`},
+		{name: "star", value: "eth*", err: `interface 1 of "eth*": "eth*" holds '*', which the name of an interface cannot; ` +
+			`a + at the end stands for the rest of a name`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			want := test.err
+			if want != "" {
+				want = "reading " + want
+			}
+			got, err := ruleset.ParseInterfaces(test.value)
+			if message(err) != want {
+				t.Errorf("error %q, want %q", message(err), want)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("interfaces differ (-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 func TestCheckChain(t *testing.T) {
