@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -21,6 +22,7 @@ const cleanupTimeout = 20 * time.Second
 type cleanupOptions struct {
 	chain    string
 	stateDir string
+	wait     time.Duration
 	dryRun   bool
 	help     bool
 }
@@ -29,6 +31,7 @@ func (o *cleanupOptions) flagSet() *pflag.FlagSet {
 	flags := pflag.NewFlagSet("cleanup", pflag.ContinueOnError)
 	flags.StringVar(&o.chain, "masq-chain", defaultChain, "`name` of the chain, as the agent was given it")
 	flags.StringVar(&o.stateDir, "state-dir", "", "`directory` as the agent was given it; its file with the last valid configuration is removed")
+	flags.DurationVar(&o.wait, "wait", 0, "how long to wait for a running agent to stop, such as 30s")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be removed; nothing is written")
 	flags.BoolVarP(&o.help, "help", "h", false, "print this text and exit")
 	return flags
@@ -42,7 +45,8 @@ that rules of others go to, stays and is named. Each table changes in one transa
 doing it twice does no more than doing it once. What is removed is printed.
 
 Pods whose addresses are unknown outside of the cluster cannot leave it any more, once the
-rules are gone. Stop the agent first: one that runs puts its rules back.
+rules are gone. Stop the agent first: where one with that chain runs, which would put the
+rules back, nothing is removed. Other agents than this one are not noticed.
 
 Usage:
   agent cleanup [flags]
@@ -53,6 +57,9 @@ Examples:
 
   # Remove everything, the last valid configuration too.
   agent cleanup --state-dir=/var/lib/ip-masq-guard
+
+  # The same while the agent is being stopped, and with another chain.
+  agent cleanup --wait=1m --masq-chain=MY-MASQ
 
 Flags:
 %s
@@ -72,6 +79,14 @@ func cleanup(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	}
 	if err := ruleset.CheckChain(opts.chain); err != nil {
 		return usageError{fmt.Errorf("cleanup: --masq-chain: %w", err)}
+	}
+	if opts.wait < 0 {
+		return usageError{fmt.Errorf("cleanup: --wait=%s: a time to wait is not negative", opts.wait)}
+	}
+	if !opts.dryRun {
+		if err := alone(ctx, opts.chain, opts.wait); err != nil {
+			return err
+		}
 	}
 
 	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
@@ -124,4 +139,17 @@ func removeRules(
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// removeOnExit removes the rules of an agent that was told to stop.
+func removeOnExit(ctx context.Context, chain string, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	err := removeRules(ctx, chain, iptables.Remove, func(r iptables.Removal) {
+		log.InfoContext(ctx, "rules removed", "family", r.Family.String(), "backend", r.Backend, "lines", r.Lines)
+	})
+	if err != nil {
+		return fmt.Errorf("removing the rules at the end: %w", err)
+	}
+	return nil
 }

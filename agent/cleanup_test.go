@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -129,6 +130,8 @@ func TestCommandUsage(t *testing.T) {
 	}{
 		{"unknown flag", []string{"cleanup", "--masq-chian=X"}, "cleanup: unknown flag: --masq-chian; agent cleanup --help lists the flags"},
 		{"no flag", []string{"cleanup", "now"}, `cleanup: "now" is no flag; values of switches are written --flag=value; agent cleanup --help lists the flags`},
+		{"negative wait", []string{"cleanup", "--wait=-1s"}, "cleanup: --wait=-1s: a time to wait is not negative"},
+		{"once and for ever", []string{"--once", "--cleanup-on-exit"}, `--cleanup-on-exit="true": with --once the rules are to stay; use one of the two`},
 		{"built-in chain", []string{"cleanup", "--masq-chain=OUTPUT"}, `cleanup: --masq-chain: checking chain name "OUTPUT": ` +
 			`iptables has a chain or target of its own by this name; choose another, such as IP-MASQ-AGENT`},
 	} {
@@ -159,5 +162,88 @@ func TestCommandHelp(t *testing.T) {
 				t.Errorf("%s --help does not hold %q:\n%s", c.name, part, stdout)
 			}
 		}
+	}
+}
+
+func TestCleanupOnExit(t *testing.T) {
+	for _, name := range backendNames() {
+		for _, test := range []struct {
+			name    string
+			signal  syscall.Signal
+			cleans  bool
+			status  int
+			message string // the last one logged
+		}{
+			{"SIGTERM", syscall.SIGTERM, true, 0, "rules removed"},
+			{"SIGINT", syscall.SIGINT, true, 0, "rules removed"},
+			{"SIGKILL", syscall.SIGKILL, false, -1, "configuration applied"},
+		} {
+			t.Run(name+"/"+test.name, func(t *testing.T) {
+				b := newBackend(t, name)
+				alone := b.saved(t)
+				v, state := newVolume(t, "nonMasqueradeCIDRs: [10.1.0.0/16]\n"), t.TempDir()
+				a := startAgent(t, b.host, "--config-path="+v.file(), "--iptables-backend="+b.name, "--cleanup-on-exit", "--state-dir="+state)
+				b.eventuallyHolds(t, "the rules", table("10.1.0.0/16"))
+				eventually(t, "the configuration is announced", func() string {
+					if strings.Contains(a.log.String(), `"configuration applied"`) {
+						return ""
+					}
+					return a.log.String()
+				})
+				must(t, a.command.Process.Signal(test.signal))
+				_ = a.command.Wait() // the status tells
+				if status := a.command.ProcessState.ExitCode(); status != test.status {
+					t.Errorf("exit status %d, want %d", status, test.status)
+				}
+				want := alone
+				if !test.cleans {
+					want = table("10.1.0.0/16")
+				}
+				if diff := cmp.Diff(want, b.saved(t)); diff != "" {
+					t.Errorf("the rules differ (-want +got):\n%s", diff)
+				}
+				messages := a.log.messages(t)
+				if last := messages[len(messages)-1]; last != test.message {
+					t.Errorf("the last message is %q, want %q", last, test.message)
+				}
+				if _, err := os.Stat(filepath.Join(state, "last-valid")); err != nil {
+					t.Errorf("the last valid configuration is gone: %v", err)
+				}
+			})
+		}
+	}
+}
+
+func TestCleanupWaitsForTheAgent(t *testing.T) {
+	b := newBackend(t, "nft")
+	alone := b.saved(t)
+	v := newVolume(t, "nonMasqueradeCIDRs: [10.1.0.0/16]\n")
+	a := startAgent(t, b.host, "--config-path="+v.file(), "--iptables-backend=nft")
+	b.eventuallyHolds(t, "the rules", table("10.1.0.0/16"))
+
+	stdout, stderr, status := inNode(t, b.host, "cleanup")
+	const refusal = "agent: an agent with chain IP-MASQ-AGENT runs on this node and would put its rules back; " +
+		"stop it first, or wait with --wait for it to stop\n"
+	if status != 1 || stdout != "" || stderr != refusal {
+		t.Errorf("beside an agent: status %d, %q, %q; want %q", status, stdout, stderr, refusal)
+	}
+	if diff := cmp.Diff(table("10.1.0.0/16"), b.saved(t)); diff != "" {
+		t.Errorf("beside an agent the rules changed (-want +got):\n%s", diff)
+	}
+	if _, stderr, status := inNode(t, b.host, "cleanup", "--masq-chain=IP-MASQ"); status != 0 {
+		t.Errorf("beside an agent with another chain: status %d, %s", status, stderr)
+	}
+
+	stopping := b.host.Command(t.Context(), agentBinary(t), "cleanup", "--wait=1m")
+	must(t, b.host.Start(stopping))
+	if err := a.command.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = a.command.Wait() // it was killed
+	if err := stopping.Wait(); err != nil {
+		t.Errorf("waiting for the agent: %v", err)
+	}
+	if diff := cmp.Diff(alone, b.saved(t)); diff != "" {
+		t.Errorf("after the agent the rules differ (-want +got):\n%s", diff)
 	}
 }

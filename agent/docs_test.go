@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/spf13/pflag"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
@@ -87,6 +88,31 @@ func TestReferenceNamesEveryFlag(t *testing.T) {
 		flags = append(flags, name+" | "+value)
 	}
 	documented(t, "Flags", flags)
+}
+
+func TestReferenceNamesEveryCommand(t *testing.T) {
+	var told []string
+	for _, flags := range []*pflag.FlagSet{new(cleanupOptions).flagSet()} {
+		flags.VisitAll(func(flag *pflag.Flag) {
+			name, value := "`--"+flag.Name+"`", ""
+			if flag.Shorthand != "" {
+				name += ", `-" + flag.Shorthand + "`"
+			}
+			if flag.DefValue != "" {
+				value = "`" + flag.DefValue + "`"
+			}
+			told = append(told, name+" | "+value)
+		})
+	}
+	for _, c := range commands() {
+		help, _, err := call(t, c.name, "--help")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, status, _ := strings.Cut(help, "\nExit status: ")
+		told = append(told, regexp.MustCompile(`\b\d\b`).FindAllString(status, -1)...)
+	}
+	documented(t, "Commands", told)
 }
 
 func TestReferenceNamesEveryExitStatus(t *testing.T) {

@@ -38,6 +38,8 @@ type options struct {
 	backend        iptables.Backend
 	logLevel       slog.Level
 
+	cleanupOnExit bool
+
 	once, dryRun, version, help bool
 }
 
@@ -136,6 +138,7 @@ func (r *rawFlags) groups(o *options) [groupCount]group {
 	run.StringVar(&r.backend, "iptables-backend", string(iptables.Auto), "auto, nft or legacy; auto joins what the node's kubelet and kube-proxy use")
 	run.StringVar(&o.metricsAddress, "metrics-bind-address", defaultMetricsAddress,
 		"`address` of /metrics, /healthz and /readyz; 0 switches them off")
+	run.BoolVar(&o.cleanupOnExit, "cleanup-on-exit", false, "remove the rules when stopped by SIGTERM or SIGINT; else they stay")
 	run.StringVar(&r.logLevel, "log-level", "info", "debug, info, warn or error")
 	run.BoolVar(&o.version, "version", false, "print the version and exit")
 	run.BoolVarP(&o.help, "help", "h", false, "print this text and exit")
@@ -201,6 +204,9 @@ func (r *rawFlags) check(o *options) []error {
 	}
 	o.rules.ToPorts = ports
 	errs = append(errs, r.checkMatches(o)...)
+	if o.cleanupOnExit && o.once {
+		wrong("cleanup-on-exit", "true", errors.New("with --once the rules are to stay; use one of the two"))
+	}
 	if o.configPath == "" || strings.HasSuffix(o.configPath, "/") {
 		wrong("config-path", o.configPath, errors.New("not a file's path; name the file itself, as in "+defaultConfigPath))
 	}
@@ -257,7 +263,8 @@ func helpText() string {
 	var b strings.Builder
 	b.WriteString(`The ip-masq-guard agent holds the masquerade rules of one node: it reads the mounted
 ip-masq-agent configuration, keeps the last valid one in force while the file is bad, and
-heals the kernel's rules when they drift. Stopping it leaves the rules in place.
+heals the kernel's rules when they drift. Stopping it leaves the rules in place, unless
+--cleanup-on-exit is given.
 
 Usage:
   agent [flags]

@@ -99,8 +99,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return daemon(ctx, opts, kernel, log)
 }
 
-// daemon holds the rules until ctx ends, and leaves them in the kernel.
+// daemon holds the rules until ctx ends, and leaves them in the kernel unless it is
+// to take them away.
 func daemon(ctx context.Context, opts options, kernel kernel, log *slog.Logger) error {
+	absent, err := present(ctx, opts.rules.Chain)
+	if err != nil {
+		log.WarnContext(ctx, "agent cleanup would not see that this agent runs", "error", err)
+	}
+	defer absent()
 	s := newSyncer(opts, kernel, log)
 	stopServing, err := serve(ctx, opts.metricsAddress, s, log)
 	if err != nil {
@@ -116,6 +122,9 @@ func daemon(ctx context.Context, opts options, kernel kernel, log *slog.Logger) 
 	cancel()
 	watching.Wait()
 	stopServing()
+	if opts.cleanupOnExit {
+		return removeOnExit(ctx, opts.rules.Chain, log)
+	}
 	log.InfoContext(ctx, "agent stopped, its rules stay")
 	return nil
 }
