@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,8 +15,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
+	"pgregory.net/rapid"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
 
@@ -84,6 +87,108 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestTranscripts compares what the commands about traffic print with
+// testdata/NAME.golden.
+func TestTranscripts(t *testing.T) {
+	tests := []struct {
+		name  string
+		args  string
+		stdin string
+		exit  int
+	}{
+		{name: "explain-spared", args: "explain 192.168.3.4 -f testdata/traffic-old.yaml " + known},
+		{name: "explain-service", args: "explain 10.100.0.1 -f testdata/traffic-old.yaml " + known},
+		{name: "explain-masqueraded", args: "explain 8.8.8.8 --raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.0/8]\n"},
+		{name: "explain-default-list", args: "explain 172.16.3.4 --raw -f -", stdin: "resyncInterval: 30s\n"},
+		{name: "explain-reserved", args: "explain 100.64.3.4 --nomasq-all-reserved-ranges --raw -f -", stdin: "resyncInterval: 30s\n"},
+		{name: "explain-link-local", args: "explain 169.254.169.254 --raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.0/8]\n"},
+		{name: "explain-source", args: "explain 8.8.8.8 --source-cidrs 10.1.0.0/16 --raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.0/8]\n"},
+		{name: "explain-from", args: "explain 8.8.8.8 --source-cidrs 10.1.0.0/16 --from 10.2.0.1 --raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.0/8]\n"},
+		{name: "explain-interface", args: "explain 8.8.8.8 --out-interfaces eth0,eth1 --raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.0/8]\n"},
+		{name: "explain-out-interface", args: "explain 8.8.8.8 --out-interfaces eth0,eth1 --out-interface wg0 --raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.0/8]\n"},
+		{name: "explain-ipv6-off", args: "explain 2001:db8::1 --raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.0/8]\n"},
+		{name: "explain-ipv6", args: "explain 2001:db8::1 --enable-ipv6 --raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.0/8, 2001:db8::/32]\n"},
+		{name: "explain-other-family", args: "explain 2001:db8::1 --enable-ipv6 --source-cidrs 10.1.0.0/16 --raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.0/8]\n"},
+		{name: "explain-json", args: "explain 192.168.3.4 -o json -f testdata/traffic-old.yaml " + known},
+		{name: "diff", args: "diff testdata/traffic-old.yaml testdata/traffic-new.yaml " + known, exit: 1},
+		{name: "diff-json", args: "diff -o json testdata/traffic-old.yaml testdata/traffic-new.yaml " + known, exit: 1},
+		{name: "diff-same", args: "diff --raw testdata/traffic-raw.yaml -", stdin: "nonMasqueradeCIDRs: [192.168.0.0/16, 10.0.0.0/9, 172.16.0.0/12, 10.128.0.0/9]\n"},
+		{name: "diff-single-address", args: "diff --raw testdata/traffic-raw.yaml -", stdin: "nonMasqueradeCIDRs: [192.168.0.0/16, 10.0.0.0/8, 172.16.0.0/12, 8.8.8.8/32]\n", exit: 1},
+		{name: "map", args: "map --within 8.0.0.0/6 -f testdata/traffic-old.yaml " + known},
+		{name: "map-beside", args: "map --within 8.0.0.0/6 --old testdata/traffic-old.yaml -f testdata/traffic-new.yaml " + known},
+		{name: "map-svg", args: "map --old testdata/traffic-old.yaml -f testdata/traffic-new.yaml -o svg " + known},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			exit := run(t.Context(), strings.Fields(tt.args), streams{in: strings.NewReader(tt.stdin), out: &stdout, err: &stderr})
+			if exit != tt.exit || stderr.Len() > 0 {
+				t.Errorf("exit %d, want %d; standard error: %s", exit, tt.exit, &stderr)
+			}
+			golden := filepath.Join("testdata", tt.name+".golden")
+			if *update {
+				if err := os.WriteFile(golden, stdout.Bytes(), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), stdout.String()); diff != "" {
+				t.Errorf("transcript differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestExplainAgreesWithTheDecision asks for random addresses under random lists and
+// flags: explain, which looks for the line, says what the agents' own arithmetic does.
+func TestExplainAgreesWithTheDecision(t *testing.T) {
+	address := rapid.Custom(func(t *rapid.T) netip.Addr {
+		if rapid.Bool().Draw(t, "IPv6") {
+			return netip.AddrFrom16([16]byte{0x20, 1, 15: rapid.Byte().Draw(t, "octet")})
+		}
+		first := rapid.SampledFrom([]byte{10, 169, 224}).Draw(t, "first")
+		return netip.AddrFrom4([4]byte{first, 254, 0, rapid.Byte().Draw(t, "octet")})
+	})
+	list := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) netip.Prefix {
+		addr := address.Draw(t, "address")
+		return netip.PrefixFrom(addr, addr.BitLen()-rapid.IntRange(0, 9).Draw(t, "free")).Masked()
+	}), 0, 6)
+	rapid.Check(t, func(t *rapid.T) {
+		treated := &treatment{
+			document: rawDocument("FILE", nil, "", ""),
+			config: config.Config{
+				NonMasquerade:       list.Draw(t, "list"),
+				Masquerade:          list.Draw(t, "exceptions"),
+				MasqueradeLinkLocal: rapid.Bool().Draw(t, "masqLinkLocal"),
+			},
+			rules: ruleset.Options{
+				Sources:        list.Draw(t, "sources"),
+				Interfaces:     rapid.SliceOfN(rapid.SampledFrom([]string{"eth0", "eth1"}), 0, 2).Draw(t, "interfaces"),
+				SpareMulticast: rapid.Bool().Draw(t, "multicast"),
+			},
+		}
+		for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
+			treated.families = append(treated.families, ruleset.Decide(treated.config, family, treated.rules))
+		}
+		to, from, out := address.Draw(t, "to"), address.Draw(t, "from"), rapid.SampledFrom([]string{"eth0", "eth1", "eth2"}).Draw(t, "out")
+		if to.Is4() != from.Is4() {
+			t.Skip("two families")
+		}
+		decision, _ := treated.family(to)
+		want := map[bool]verdict{true: masqueraded, false: notMasqueraded}[decision.Masquerades(from, to, out)]
+		if got := treated.explain(to, from, out); got.Verdict != want {
+			t.Fatalf("explained as %+v, want %s", got, want)
+		}
+		unknown := treated.explain(to, netip.Addr{}, "")
+		if unknown.Verdict != depends && unknown.Verdict != want {
+			t.Fatalf("without source and interface explained as %+v, and one gives %s", unknown, want)
+		}
+	})
+}
+
 // TestUnusable has no verdict to report.
 func TestUnusable(t *testing.T) {
 	tests := []struct{ name, args, stdin, want string }{
@@ -91,6 +196,18 @@ func TestUnusable(t *testing.T) {
 		{name: "unknown subcommand", args: "chekc", want: `unknown command "chekc" for "kubectl masq"`},
 		{name: "unknown flag", args: "check --files x", want: "unknown flag: --files"},
 		{name: "argument", args: "check x.yaml", want: `unknown command "x.yaml" for "kubectl masq check"`},
+		{name: "explain nothing", args: "explain -f -", want: "an argument is missing: an address, such as 192.168.3.4"},
+		{name: "explain two", args: "explain 1.2.3.4 1.2.3.5 -f -", want: `one argument is wanted, an address, such as 192.168.3.4; "1.2.3.5" is too much`},
+		{name: "explain a CIDR", args: "explain 10.0.0.0/8 -f -", want: `"10.0.0.0/8" is not an IP address; write one such as 192.168.3.4 or fd00::1`},
+		{name: "explain from another family", args: "explain 10.0.0.1 --from fd00::1 -f -", want: `--from "fd00::1" is not an address of the family of 10.0.0.1`},
+		{
+			name: "explain what does not load", args: "explain 10.0.0.1 --raw -f -", stdin: "nonMasqueradeCIDRs:\n- 10.0.0.1/8\n",
+			want: "the configuration does not load; check tells how to mend it:\n<stdin>:2:3: \"10.0.0.1/8\" ",
+		},
+		{name: "diff one", args: "diff old.yaml", want: "two files are wanted, the old and the new one, and there are 1"},
+		{name: "diff standard input", args: "diff - -", want: "both files are standard input; name one of them"},
+		{name: "map too small", args: "map -f - --within 10.0.0.0/24", want: "--within: drawing 10.0.0.0/24: it is too small for a picture; write 10.0.0.0/22 or a shorter prefix"},
+		{name: "map output", args: "map -f - -o png", want: `-o "png": want text or svg`},
 		{name: "no file", args: "check", want: "-f is missing: name a manifest, or - for standard input"},
 		{name: "output", args: "check -f - -o yaml", want: `-o "yaml": want text or json`},
 		{name: "missing file", args: "check -f testdata/missing.yaml", want: "reading the manifest: open testdata/missing.yaml: no such file or directory"},

@@ -8,12 +8,12 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
-// Prefixes that are no unicast destination (RFC 5771, RFC 4291 section 2.7).
+// Multicast destinations: RFC 5771 and RFC 4291 section 2.7.
 //
 //nolint:gochecknoglobals // constants in all but the language
 var (
-	multicastIPv4 = netip.MustParsePrefix("224.0.0.0/4")
-	multicastIPv6 = netip.MustParsePrefix("ff00::/8")
+	MulticastIPv4 = netip.MustParsePrefix("224.0.0.0/4")
+	MulticastIPv6 = netip.MustParsePrefix("ff00::/8")
 )
 
 // Decision is what a Ruleset means, whatever its form in the kernel: which new flows
@@ -32,9 +32,9 @@ type Decision struct {
 // its own, while the other has some, masquerades nothing.
 func Decide(c config.Config, family Family, o Options) Decision {
 	d := Decision{Family: family, Interfaces: o.Interfaces, ToPorts: o.ToPorts, Random: o.RandomFully}
-	linkLocal, masqueraded, multicast := config.LinkLocalIPv4, c.MasqueradeLinkLocal, multicastIPv4
+	linkLocal, masqueraded, multicast := config.LinkLocalIPv4, c.MasqueradeLinkLocal, MulticastIPv4
 	if family == IPv6 {
-		linkLocal, masqueraded, multicast = config.LinkLocalIPv6, c.MasqueradeLinkLocalIPv6, multicastIPv6
+		linkLocal, masqueraded, multicast = config.LinkLocalIPv6, c.MasqueradeLinkLocalIPv6, MulticastIPv6
 	}
 	if !masqueraded {
 		d.Spared = append(d.Spared, linkLocal)

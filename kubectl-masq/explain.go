@@ -1,0 +1,329 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
+	"github.com/ip-masq-guard/ip-masq-guard/policy"
+)
+
+// explainOptions are the flags of explain.
+type explainOptions struct {
+	manifestOptions
+	rangeOptions
+	agentOptions
+	file         string
+	params       string
+	from         string
+	outInterface string
+	output       string
+}
+
+const explainExamples = `  # Does a pod reach the database with its own address?
+  kubectl masq explain 192.168.3.4 -f ip-masq-agent.yaml
+
+  # The bare configuration, as the agent reads it from its file
+  kubectl masq explain 192.168.3.4 --raw -f /etc/config/ip-masq-agent
+
+  # What is stored now, for agents that hold IPv6 too
+  kubectl get configmap ip-masq-agent -n kube-system -o yaml | kubectl masq explain fd00::1 -f - --enable-ipv6`
+
+const explainHelp = `Tell whether new connections of pods to an address are masqueraded under a configuration, with which
+source address they arrive, and which line decides it.
+
+Exit codes: 0 explained; 2 wrong usage, or a configuration that agents would not load.
+
+JSON output is one object:
+  address, verdict            verdict is masqueraded, not-masqueraded or depends (on --from, --out-interface)
+  source                      whose address the destination sees: node, pod, or empty where it depends
+  reason                      in words
+  decidedBy                   path, prefix, line and column in the file (0: not in the file); null where no range holds the address
+  alsoWithin[]                the other ranges around the address, longest first, in the same shape
+  notes[]                     what else bears on it`
+
+func explainCommand(std streams) *cobra.Command {
+	var opts explainOptions
+	command := &cobra.Command{
+		Use:     "explain ADDRESS -f FILE",
+		Short:   "Tell whether traffic to an address is masqueraded, and by which line",
+		Long:    explainHelp,
+		Example: explainExamples,
+		Args:    oneArgument("an address, such as 192.168.3.4"),
+		RunE: func(command *cobra.Command, args []string) error {
+			return explain(opts, args[0], command.Flags().Changed, std)
+		},
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
+	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
+	flags.StringVar(&opts.from, "from", "", "`address` of the pod, where the agents run with --source-cidrs")
+	flags.StringVar(&opts.outInterface, "out-interface", "", "`name` of the interface that it leaves by, where they run with --out-interfaces")
+	opts.agentOptions.add(flags)
+	opts.rangeOptions.add(flags)
+	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
+	opts.manifestOptions.add(flags)
+	return command
+}
+
+// oneArgument is cobra.ExactArgs(1) that says what is missing.
+func oneArgument(what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return fmt.Errorf("an argument is missing: %s", what)
+		case len(args) > 1:
+			return fmt.Errorf("one argument is wanted, %s; %q is too much", what, args[1])
+		}
+		return nil
+	}
+}
+
+// explanation is the documented shape; fields may be added, but not changed.
+type explanation struct {
+	Address    netip.Addr `json:"address"`
+	Verdict    verdict    `json:"verdict"`
+	Source     string     `json:"source"`
+	Reason     string     `json:"reason"`
+	DecidedBy  *origin    `json:"decidedBy"`
+	AlsoWithin []origin   `json:"alsoWithin"`
+	Notes      []string   `json:"notes"`
+}
+
+type verdict string
+
+const (
+	masqueraded    verdict = "masqueraded"
+	notMasqueraded verdict = "not-masqueraded"
+	depends        verdict = "depends"
+)
+
+// origin is a range of the configuration and where it stands.
+type origin struct {
+	Path   string       `json:"path"`
+	Prefix netip.Prefix `json:"prefix"`
+	Line   int          `json:"line"`
+	Column int          `json:"column"`
+
+	except bool // it is masqueraded
+}
+
+func explain(opts explainOptions, argument string, given func(flag string) bool, std streams) error {
+	address, err := netip.ParseAddr(argument)
+	if err != nil || address.Zone() != "" {
+		return fmt.Errorf("%q is not an IP address; write one such as 192.168.3.4 or fd00::1", argument)
+	}
+	address = address.Unmap()
+	if opts.file == "" {
+		return errors.New("-f is missing: name a manifest, or - for standard input")
+	}
+	if opts.output != "text" && opts.output != "json" {
+		return fmt.Errorf("-o %q: want text or json", opts.output)
+	}
+	from := netip.Addr{}
+	if opts.from != "" {
+		if from, err = netip.ParseAddr(opts.from); err != nil || from.Unmap().Is4() != address.Is4() {
+			return fmt.Errorf("--from %q is not an address of the family of %s", opts.from, address)
+		}
+		from = from.Unmap()
+	}
+	params, err := readParams(opts.params)
+	if err != nil {
+		return err
+	}
+	known, err := opts.readRanges(params, given)
+	if err != nil {
+		return err
+	}
+	document, err := opts.read(opts.file, std.in)
+	if err != nil {
+		return err
+	}
+	treatment, err := opts.treat(document, params)
+	if err != nil {
+		return err
+	}
+	explained := treatment.explain(address, from, opts.outInterface)
+	explained.Notes = append(explained.Notes, notesOf(address, known)...)
+	if opts.output == "json" {
+		return writeValue(std.out, explained)
+	}
+	return tell(std.out, explained.text(document.file, painter{std.colour}))
+}
+
+// explain tells what happens to a packet to address. An invalid from is not known,
+// and so is an empty outInterface.
+func (t *treatment) explain(address, from netip.Addr, outInterface string) explanation {
+	e := explanation{Address: address, AlsoWithin: []origin{}, Notes: []string{}}
+	decision, held := t.family(address)
+	if !held {
+		return e.decide(notMasqueraded, "the agents run without --enable-ipv6 and leave IPv6 alone")
+	}
+	around := t.around(address)
+	if len(around) > 0 {
+		e.DecidedBy, e.AlsoWithin = &around[0], around[1:]
+	}
+	switch by := e.DecidedBy; {
+	case by != nil && !by.except:
+		return e.decide(notMasqueraded, fmt.Sprintf("%s spares %s", t.what(by.Path), by.Prefix))
+	case len(t.rules.Sources) > 0 && len(decision.Sources) == 0:
+		return e.decide(notMasqueraded, "--source-cidrs has no range of its family")
+	case len(decision.Sources) > 0 && !from.IsValid():
+		return e.decide(depends, "masqueraded from "+joined(decision.Sources)+" alone; --from tells of one source")
+	case !decision.Masquerades(from, address, firstOf(decision.Interfaces)):
+		return e.decide(notMasqueraded, fmt.Sprintf("%s is not in --source-cidrs", from))
+	case len(decision.Interfaces) > 0 && outInterface == "":
+		return e.decide(depends, "masqueraded where it leaves by "+strings.Join(decision.Interfaces, " or ")+"; --out-interface tells of one")
+	case !decision.Masquerades(from, address, outInterface):
+		return e.decide(notMasqueraded, outInterface+" is not in --out-interfaces")
+	case by != nil:
+		return e.decide(masqueraded, fmt.Sprintf("%s masquerades %s", by.Path, by.Prefix))
+	}
+	return e.decide(masqueraded, "no range of the list holds it")
+}
+
+func (e explanation) decide(v verdict, reason string) explanation {
+	e.Verdict, e.Reason = v, reason
+	switch v {
+	case masqueraded:
+		e.Source = "node"
+	case notMasqueraded:
+		e.Source = "pod"
+	case depends:
+	}
+	return e
+}
+
+// what names a range's path in words, and tells what the file does not.
+func (t *treatment) what(path string) string {
+	switch {
+	case path == config.KeyMasqLinkLocal || path == config.KeyMasqLinkLocalIPv6:
+		return path + ", which is false,"
+	case strings.HasPrefix(path, config.KeyNonMasqueradeCIDRs) && t.config.ListAbsent():
+		return "the default list, as the file has no " + config.KeyNonMasqueradeCIDRs + ","
+	}
+	return path
+}
+
+// around are the ranges that hold an address, the deciding one first: the longest, and
+// of equal ones the exception.
+func (t *treatment) around(address netip.Addr) []origin {
+	found := []origin{}
+	add := func(path string, prefix netip.Prefix, except bool) {
+		if !prefix.Contains(address) {
+			return
+		}
+		at := place{}
+		if position := t.config.At(path); position.Line > 0 {
+			at = t.document.locate(policy.Finding{Key: policy.ConfigKey, Path: path, Position: position})
+		}
+		found = append(found, origin{Path: path, Prefix: prefix, Line: at.line, Column: at.column, except: except})
+	}
+	for i, prefix := range t.config.NonMasquerade {
+		add(element(config.KeyNonMasqueradeCIDRs, i), prefix, false)
+	}
+	for i, prefix := range t.config.Masquerade {
+		add(element("masqueradeCIDRs", i), prefix, true)
+	}
+	if !t.config.MasqueradeLinkLocal {
+		add(config.KeyMasqLinkLocal, config.LinkLocalIPv4, false)
+	}
+	if !t.config.MasqueradeLinkLocalIPv6 {
+		add(config.KeyMasqLinkLocalIPv6, config.LinkLocalIPv6, false)
+	}
+	if t.rules.SpareMulticast {
+		add("--nomasq-multicast", ruleset.MulticastIPv4, false)
+		add("--nomasq-multicast", ruleset.MulticastIPv6, false)
+	}
+	slices.SortStableFunc(found, func(a, b origin) int {
+		if a.Prefix == b.Prefix && a.except != b.except {
+			if a.except {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits())
+	})
+	return found
+}
+
+func element(key string, i int) string { return key + "[" + strconv.Itoa(i) + "]" }
+
+// firstOf is an interface that the agents masquerade on.
+func firstOf(interfaces []string) string {
+	if len(interfaces) == 0 {
+		return ""
+	}
+	return interfaces[0]
+}
+
+func joined[T fmt.Stringer](values []T) string {
+	texts := make([]string, len(values))
+	for i, value := range values {
+		texts[i] = value.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+// notesOf tells what the cluster's ranges say of an address, and what no agent decides.
+func notesOf(address netip.Addr, known ranges) []string {
+	notes := []string{}
+	for _, r := range known.all() {
+		if !r.Prefix.Contains(address) {
+			continue
+		}
+		note := fmt.Sprintf("in the %s range %s (%s)", r.kind, r.Prefix, r.Source)
+		if r.kind == "service" {
+			note += ": kube-proxy puts the address of a pod in its place first, and that address decides"
+		}
+		notes = append(notes, note)
+	}
+	switch {
+	case address.IsLoopback():
+		notes = append(notes, "a loopback address: it never leaves the pod")
+	case address.IsMulticast():
+		notes = append(notes, "a multicast address")
+	}
+	return notes
+}
+
+// text is the explanation for people.
+func (e explanation) text(file string, p painter) string {
+	var b strings.Builder
+	said := map[verdict]string{
+		masqueraded:    "masqueraded: it sees the node's address",
+		notMasqueraded: "not masqueraded: it sees the pod's own address",
+		depends:        "masqueraded or not, that depends",
+	}[e.Verdict]
+	fmt.Fprintf(&b, "%s: %s\n  because %s", p.paint(bold, e.Address.String()), said, e.Reason)
+	where := func(o *origin) {
+		if o != nil && o.Line > 0 {
+			fmt.Fprintf(&b, " (%s%s)", printable(file), place{line: o.Line, column: o.Column}.suffix())
+		}
+	}
+	where(e.DecidedBy)
+	b.WriteString("\n")
+	for i := range e.AlsoWithin {
+		o := &e.AlsoWithin[i]
+		length := "a shorter prefix"
+		if o.Prefix.Bits() == e.DecidedBy.Prefix.Bits() {
+			length = "the same prefix"
+		}
+		fmt.Fprintf(&b, "  also within %s, %s of %s", o.Prefix, length, o.Path)
+		where(o)
+		b.WriteString("\n")
+	}
+	for _, note := range e.Notes {
+		b.WriteString("  note: " + printable(note) + "\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ip-masq-guard/ip-masq-guard/kubectl-masq/addressmap"
+)
+
+// mapOptions are the flags of map.
+type mapOptions struct {
+	manifestOptions
+	rangeOptions
+	agentOptions
+	file   string
+	old    string
+	within string
+	params string
+	output string
+}
+
+const mapExamples = `  # The whole IPv4 space in the terminal
+  kubectl masq map -f ip-masq-agent.yaml --pod-cidrs 10.244.0.0/16
+
+  # Before and after side by side, for a review
+  kubectl masq map --old old.yaml -f new.yaml --within 10.0.0.0/8 -o svg > review.svg`
+
+const mapHelp = `Draw the IPv4 address space: what is masqueraded, what is not, and where the cluster's ranges lie. The space
+is drawn along a Hilbert curve, on which every prefix is a square or a domino and neighbours stay near.
+IPv6 is not drawn.
+
+Exit codes: 0 drawn; 2 wrong usage, or a configuration that agents would not load.`
+
+func mapCommand(std streams) *cobra.Command {
+	var opts mapOptions
+	command := &cobra.Command{
+		Use:     "map -f FILE",
+		Short:   "Draw what is masqueraded and what is not",
+		Long:    mapHelp,
+		Example: mapExamples,
+		Args:    cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			return draw(opts, command.Flags().Changed, std)
+		},
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
+	flags.StringVar(&opts.old, "old", "", "manifest `file` to draw beside it, with the differences marked")
+	flags.StringVar(&opts.within, "within", addressmap.Everywhere.String(), "draw this `CIDR` alone")
+	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or svg")
+	opts.rangeOptions.add(flags)
+	opts.agentOptions.add(flags)
+	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
+	opts.manifestOptions.add(flags)
+	return command
+}
+
+func draw(opts mapOptions, given func(flag string) bool, std streams) error {
+	if opts.file == "" {
+		return errors.New("-f is missing: name a manifest, or - for standard input")
+	}
+	if opts.file == "-" && opts.old == "-" {
+		return errors.New("both files are standard input; name one of them")
+	}
+	if opts.output != "text" && opts.output != "svg" {
+		return fmt.Errorf("-o %q: want text or svg", opts.output)
+	}
+	within, err := netip.ParsePrefix(opts.within)
+	if err != nil {
+		return fmt.Errorf("--within %q is not a CIDR", opts.within)
+	}
+	if err := addressmap.CheckWithin(within); err != nil {
+		return fmt.Errorf("--within: %w", err)
+	}
+	pictures, err := opts.pictures(within, given, std)
+	if err != nil {
+		return err
+	}
+	if opts.output == "svg" {
+		return tell(std.out, string(addressmap.SVG(pictures...)))
+	}
+	for i, picture := range pictures {
+		text := string(addressmap.Text(picture))
+		if i > 0 {
+			text = "\n" + text
+		}
+		if err := tell(std.out, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pictures are that of the file, and before it that of the old one where there is one.
+func (o mapOptions) pictures(within netip.Prefix, given func(flag string) bool, std streams) ([]addressmap.Picture, error) {
+	params, err := readParams(o.params)
+	if err != nil {
+		return nil, err
+	}
+	known, err := o.readRanges(params, given)
+	if err != nil {
+		return nil, err
+	}
+	files := []string{o.file}
+	if o.old != "" {
+		files = []string{o.old, o.file}
+	}
+	var treatments []*treatment
+	var pictures []addressmap.Picture
+	for _, file := range files {
+		document, err := o.read(file, std.in)
+		if err != nil {
+			return nil, err
+		}
+		t, err := o.treat(document, params)
+		if err != nil {
+			return nil, err
+		}
+		set, err := t.families[0].SparedSet()
+		if err != nil {
+			return nil, err
+		}
+		treatments = append(treatments, t)
+		pictures = append(pictures, addressmap.Picture{
+			Title: printable(document.file), Within: within, Spared: set.Prefixes(), Ranges: drawn(known),
+		})
+	}
+	if len(treatments) == 2 {
+		changed, err := compare(treatments[0], treatments[1])
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range changed.nowMasqueraded {
+			pictures[1].Changed.NowMasqueraded = r.AppendPrefixes(pictures[1].Changed.NowMasqueraded)
+		}
+		for _, r := range changed.noLonger {
+			pictures[1].Changed.NoLongerMasqueraded = r.AppendPrefixes(pictures[1].Changed.NoLongerMasqueraded)
+		}
+	}
+	return pictures, nil
+}
+
+// drawn are the cluster's ranges for a picture.
+func drawn(known ranges) []addressmap.Range {
+	kinds := []string{addressmap.Node: "node", addressmap.Pod: "pod", addressmap.Service: "service"}
+	var all []addressmap.Range
+	for _, r := range known.all() {
+		all = append(all, addressmap.Range{Prefix: r.Prefix, Kind: addressmap.Kind(slices.Index(kinds, r.kind))})
+	}
+	return all
+}
