@@ -63,7 +63,7 @@ func explainCIDR(s string) *fault {
 	}
 	if rest, ok := strings.CutPrefix(bare, "!"); ok {
 		if _, err := netip.ParsePrefix(rest); err == nil {
-			return wrong("is an exception, which no agent knows", "list the ranges that are not to be masqueraded, without !")
+			return wrong("is not a CIDR: no agent knows !", "list exceptions under "+KeyMasqueradeCIDRs+", without !")
 		}
 	}
 

@@ -41,11 +41,13 @@ const (
 	CodeIPv4Mapped      Code = "ipv4-mapped"       // fatal: ::ffff:10.0.0.0/104, which iptables refuses
 	CodeIPv6Disabled    Code = "ipv6-disabled"     // fatal: an IPv6 CIDR while the agent runs without --enable-ipv6
 	CodeCIDRLimit       Code = "cidr-limit"        // fatal: more CIDRs than cidrLimit
+	CodeContradiction   Code = "contradiction"     // fatal: the same range is spared and excepted
 	CodeBadDuration     Code = "bad-duration"      // fatal: not a Go duration
 	CodeResyncTooShort  Code = "resync-too-short"  // fatal: below a second the upstream agent spins
 
-	CodeYAML11Bool  Code = "yaml11-bool"  // suspicious: yes, on and the like are booleans in YAML 1.1 only
-	CodeOctalNumber Code = "octal-number" // suspicious: 010 is 8
+	CodeYAML11Bool  Code = "yaml11-bool"           // suspicious: yes, on and the like are booleans in YAML 1.1 only
+	CodeOctalNumber Code = "octal-number"          // suspicious: 010 is 8
+	CodeIneffective Code = "ineffective-exception" // suspicious: an exception where nothing is spared
 )
 
 // CodeTooManyProblems stands last, for the problems that are not listed: fatal if

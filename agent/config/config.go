@@ -28,10 +28,21 @@ const (
 	KeyCIDRLimit          = "cidrLimit"
 )
 
+// Keys that this project's agent alone knows; the others ignore them.
+const (
+	KeyMasqueradeCIDRs = "masqueradeCIDRs"
+)
+
 // keys are the keys above in their order, which is that of Defaulted and Format.
 //
 //nolint:gochecknoglobals // a constant in all but the language
-var keys = [...]string{KeyNonMasqueradeCIDRs, KeyMasqLinkLocal, KeyMasqLinkLocalIPv6, KeyResyncInterval, KeyCIDRLimit}
+var keys = [...]string{
+	KeyNonMasqueradeCIDRs, KeyMasqLinkLocal, KeyMasqLinkLocalIPv6, KeyResyncInterval, KeyCIDRLimit,
+	KeyMasqueradeCIDRs,
+}
+
+// upstreamKeys is how many of the keys, from the first, the upstream agent has.
+const upstreamKeys = 5
 
 // Config is an effective configuration: absent keys hold the upstream agent's
 // defaults. Treat it as read-only; copies share their slices.
@@ -41,20 +52,40 @@ type Config struct {
 	MasqueradeLinkLocal     bool           // masquerade 169.254.0.0/16 too (RFC 3927)
 	MasqueradeLinkLocalIPv6 bool           // masquerade fe80::/10 too (RFC 4291)
 	Resync                  time.Duration  // at least one second
-	CIDRLimit               int            // NonMasquerade holds no more than this; link-local does not count
+	CIDRLimit               int            // NonMasquerade and Masquerade together hold no more than this; link-local does not count
 
-	// Defaulted holds the keys that the text does not have, in the order
-	// of the constants above.
+	// Defaulted holds the upstream agent's keys that the text does not have, in the
+	// order of the constants above. The other keys have no default: absent, they
+	// change nothing.
 	Defaulted []string
 
 	at *positions // nil without a text
 }
 
-// positions tells where the keys and the elements of the list stand.
+// positions tells where the keys and the elements of the lists stand.
 type positions struct {
 	keys     [len(keys)]Position
-	elements []Position
+	elements [listCount][]Position
 }
+
+// list is which of the lists of CIDRs.
+type list int
+
+const (
+	spared list = iota
+	excepted
+	listCount
+)
+
+func (l list) key() string {
+	if l == excepted {
+		return KeyMasqueradeCIDRs
+	}
+	return KeyNonMasqueradeCIDRs
+}
+
+// path is the path of an element.
+func (l list) path(i int) string { return l.key() + "[" + strconv.Itoa(i) + "]" }
 
 // Position is a place in the text, both counted from 1; columns count bytes. The
 // zero Position means: not in the text.
@@ -67,6 +98,7 @@ type Position struct {
 type Options struct {
 	ReservedRanges bool // --nomasq-all-reserved-ranges: an absent list spares every reserved range
 	IPv6           bool // --enable-ipv6: without it, an IPv6 CIDR refuses the whole text
+	Foreign        bool // the text is for agents other than ours, which ignore the keys that only ours has
 }
 
 // Default is the configuration that is in force without any text.
@@ -75,7 +107,7 @@ func Default() Config {
 		NonMasquerade: slices.Clone(privateRanges),
 		Resync:        time.Minute,
 		CIDRLimit:     64,
-		Defaulted:     slices.Clone(keys[:]),
+		Defaulted:     slices.Clone(keys[:upstreamKeys]),
 	}
 }
 
@@ -93,23 +125,22 @@ func (c Config) At(path string) Position {
 	if key := slices.Index(keys[:], path); key >= 0 {
 		return c.at.keys[key]
 	}
-	index, ok := strings.CutPrefix(path, KeyNonMasqueradeCIDRs+"[")
-	if !ok {
-		return Position{}
+	for l := range listCount {
+		index, ok := strings.CutPrefix(path, l.key()+"[")
+		if !ok {
+			continue
+		}
+		i, err := strconv.Atoi(strings.TrimSuffix(index, "]"))
+		if err == nil && i >= 0 && i < len(c.at.elements[l]) && path == l.path(i) {
+			return c.at.elements[l][i]
+		}
 	}
-	i, err := strconv.Atoi(strings.TrimSuffix(index, "]"))
-	if err != nil || i < 0 || i >= len(c.at.elements) || path != elementPath(i) {
-		return Position{}
-	}
-	return c.at.elements[i]
+	return Position{}
 }
-
-// elementPath is the path of an element of the list.
-func elementPath(i int) string { return KeyNonMasqueradeCIDRs + "[" + strconv.Itoa(i) + "]" }
 
 // Equal tells whether two configurations mean the same; positions do not count.
 func (c Config) Equal(other Config) bool {
-	return slices.Equal(c.NonMasquerade, other.NonMasquerade) &&
+	return slices.Equal(c.NonMasquerade, other.NonMasquerade) && slices.Equal(c.Masquerade, other.Masquerade) &&
 		c.MasqueradeLinkLocal == other.MasqueradeLinkLocal &&
 		c.MasqueradeLinkLocalIPv6 == other.MasqueradeLinkLocalIPv6 &&
 		c.Resync == other.Resync && c.CIDRLimit == other.CIDRLimit &&

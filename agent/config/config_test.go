@@ -130,6 +130,84 @@ func TestFor(t *testing.T) {
 			},
 		},
 		{
+			name: "exceptions without effect",
+			text: "nonMasqueradeCIDRs: [10.0.0.0/8, 10.1.2.0/24]\nmasqueradeCIDRs:\n- 10.1.0.0/16\n- 10.1.2.128/25\n- 10.1.3.0/24\n" +
+				"- 11.0.0.0/8\n- 10.1.0.0/16\n- 169.254.9.0/24\n",
+			want: config.Config{
+				NonMasquerade: prefixes("10.0.0.0/8", "10.1.2.0/24"),
+				Masquerade:    prefixes("10.1.0.0/16", "10.1.2.128/25", "10.1.3.0/24", "11.0.0.0/8", "10.1.0.0/16", "169.254.9.0/24"),
+				Resync:        time.Minute, CIDRLimit: 64, Defaulted: []string{"masqLinkLocal", "masqLinkLocalIPv6", "resyncInterval", "cidrLimit"},
+			},
+			problems: []config.Problem{
+				{
+					Code: config.CodeIneffective, Severity: config.Suspicious, Path: "masqueradeCIDRs[2]", Line: 5, Column: 3, Text: "10.1.3.0/24",
+					Message: `"10.1.3.0/24" lies inside the exception 10.1.0.0/16 (masqueradeCIDRs[0]), so it has no effect`,
+					Remedy:  "remove it",
+				},
+				{
+					Code: config.CodeIneffective, Severity: config.Suspicious, Path: "masqueradeCIDRs[3]", Line: 6, Column: 3, Text: "11.0.0.0/8",
+					Message: `"11.0.0.0/8" lies in no range that is spared, so it is masqueraded anyway`,
+					Remedy:  "remove it",
+				},
+			},
+		},
+		{
+			name:    "an exception that has an effect with reserved ranges alone",
+			text:    "masqueradeCIDRs: [100.65.0.0/16]\n",
+			options: config.Options{ReservedRanges: true},
+			want: config.Config{
+				NonMasquerade: reserved, Masquerade: prefixes("100.65.0.0/16"),
+				Resync: time.Minute, CIDRLimit: 64, Defaulted: append(absent[:4:4], "cidrLimit"),
+			},
+		},
+		{
+			name:    "an exception for a reserved range",
+			text:    "masqueradeCIDRs: [100.64.0.0/10]\n",
+			options: config.Options{ReservedRanges: true},
+			want: config.Config{
+				NonMasquerade: prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"), Masquerade: prefixes("100.64.0.0/10"),
+				Resync: time.Minute, CIDRLimit: 64, Defaulted: append(absent[:4:4], "cidrLimit"),
+			},
+			problems: []config.Problem{
+				{
+					Code: config.CodeContradiction, Severity: config.Fatal, Path: "masqueradeCIDRs[0]", Line: 1, Column: 19, Text: "100.64.0.0/10",
+					Message: `"100.64.0.0/10" is a default range of nonMasqueradeCIDRs, which the text does not have`,
+					Remedy:  "write nonMasqueradeCIDRs without it instead",
+				},
+			},
+		},
+		{
+			name: "an IPv6 exception without IPv6",
+			text: "nonMasqueradeCIDRs: [0.0.0.0/0]\nmasqueradeCIDRs: [10.0.0.0/8, \"fd00::/8\"]\n",
+			want: config.Config{
+				NonMasquerade: prefixes("0.0.0.0/0"), Masquerade: prefixes("10.0.0.0/8", "fd00::/8"),
+				Resync: time.Minute, CIDRLimit: 64, Defaulted: []string{"masqLinkLocal", "masqLinkLocalIPv6", "resyncInterval", "cidrLimit"},
+			},
+			problems: []config.Problem{
+				{
+					Code: config.CodeIPv6Disabled, Severity: config.Fatal, Path: "masqueradeCIDRs[1]", Line: 2, Column: 31, Text: "fd00::/8",
+					Message: `"fd00::/8" is an IPv6 range, but the agent runs without IPv6, so it refuses the whole text`,
+					Remedy:  "remove it, or start the agents with --enable-ipv6",
+				},
+			},
+		},
+		{
+			name:    "exceptions for agents that do not know them",
+			text:    "nonMasqueradeCIDRs: [10.0.0.0/8]\nmasqueradeCIDRs: [10.1.0.0/16, \"fd00::/8\"]\n",
+			options: config.Options{Foreign: true},
+			want: config.Config{
+				NonMasquerade: prefixes("10.0.0.0/8"),
+				Resync:        time.Minute, CIDRLimit: 64, Defaulted: []string{"masqLinkLocal", "masqLinkLocalIPv6", "resyncInterval", "cidrLimit"},
+			},
+			problems: []config.Problem{
+				{
+					Code: config.CodeUnknownKey, Severity: config.Suspicious, Path: "masqueradeCIDRs", Line: 2, Column: 1, Text: "masqueradeCIDRs",
+					Message: `"masqueradeCIDRs" is a key of the ip-masq-guard agent alone, so the agents here ignore it`,
+					Remedy:  "remove it",
+				},
+			},
+		},
+		{
 			name: "link-local of IPv6 without IPv6", // it has no effect, and upstream accepts it
 			text: "masqLinkLocalIPv6: true\ncidrLimit: 3\n",
 			want: config.Config{
@@ -172,6 +250,14 @@ func TestFormat(t *testing.T) {
 			"empty list",
 			config.Config{Resync: 90*time.Second + time.Millisecond, CIDRLimit: 0, Defaulted: []string{"masqLinkLocal", "masqLinkLocalIPv6"}},
 			"nonMasqueradeCIDRs: []\nresyncInterval: 1m30.001s\ncidrLimit: 0\n",
+		},
+		{
+			"exceptions",
+			config.Config{
+				NonMasquerade: prefixes("10.0.0.0/8"), Masquerade: prefixes("10.1.0.0/16", "10.2.0.0/16"), Resync: time.Minute, CIDRLimit: 64,
+				Defaulted: []string{"masqLinkLocal", "masqLinkLocalIPv6", "resyncInterval", "cidrLimit"},
+			},
+			"nonMasqueradeCIDRs:\n  - 10.0.0.0/8\nmasqueradeCIDRs:\n  - 10.1.0.0/16\n  - 10.2.0.0/16\n",
 		},
 		{
 			"one key",

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ func (c Config) Format() []byte {
 	for _, key := range c.Defaulted {
 		absent[key] = true
 	}
+	absent[KeyMasqueradeCIDRs] = len(c.Masquerade) == 0
 	for _, key := range keys {
 		if absent[key] {
 			continue
@@ -24,14 +26,9 @@ func (c Config) Format() []byte {
 		b.WriteString(key)
 		switch key {
 		case KeyNonMasqueradeCIDRs:
-			if len(c.NonMasquerade) == 0 {
-				b.WriteString(": []\n")
-				continue
-			}
-			b.WriteString(":\n")
-			for _, prefix := range c.NonMasquerade {
-				b.WriteString("  - " + prefix.String() + "\n")
-			}
+			writeList(&b, c.NonMasquerade)
+		case KeyMasqueradeCIDRs:
+			writeList(&b, c.Masquerade)
 		case KeyMasqLinkLocal:
 			b.WriteString(": " + strconv.FormatBool(c.MasqueradeLinkLocal) + "\n")
 		case KeyMasqLinkLocalIPv6:
@@ -46,6 +43,17 @@ func (c Config) Format() []byte {
 		return []byte("{}\n")
 	}
 	return b.Bytes()
+}
+
+func writeList(b *bytes.Buffer, list []netip.Prefix) {
+	if len(list) == 0 {
+		b.WriteString(": []\n")
+		return
+	}
+	b.WriteString(":\n")
+	for _, prefix := range list {
+		b.WriteString("  - " + prefix.String() + "\n")
+	}
 }
 
 // formatDuration writes 1m for 1m0s.

@@ -6,29 +6,54 @@ import (
 )
 
 // For returns what an agent with these flags makes of c. It reports what the
-// flags make fatal: an IPv6 CIDR without IPv6, a default list over the limit; not
-// again what Parse has reported. The Config of a refusal is c itself.
+// flags make fatal: an IPv6 CIDR without IPv6, a default list over the limit or
+// against an exception; and exceptions without effect, which depends on the flags as
+// well. It does not report again what Parse has. The Config of a refusal is c itself.
 func (c Config) For(options Options) (Config, []Problem) {
 	var r report
 	effective := c
+	if options.Foreign {
+		effective = c.foreign(&r)
+	}
 	if options.ReservedRanges && c.ListAbsent() {
 		effective.NonMasquerade = slices.Clone(reservedRanges)
 		// Over a limit below the shorter default list Parse has refused c already.
-		if len(reservedRanges) > c.CIDRLimit && c.CIDRLimit >= len(privateRanges) {
-			r.add(overLimit(effective, len(reservedRanges)))
+		if c.exceeds(len(reservedRanges)) && !c.exceeds(len(privateRanges)) {
+			r.add(overLimit(effective))
 		}
+		effective.contradictions(len(privateRanges), r.add)
 	}
 	if !options.IPv6 {
-		for i, prefix := range effective.NonMasquerade {
-			if prefix.Addr().Is6() {
-				r.add(ipv6Disabled(elementPath(i), c.At(elementPath(i)), prefix))
+		for l := range listCount {
+			for i, prefix := range effective.cidrs(l) {
+				if prefix.Addr().Is6() {
+					r.add(ipv6Disabled(l.path(i), c.At(l.path(i)), prefix))
+				}
 			}
 		}
 	}
 	if r.anyFatal {
 		return c, r.list()
 	}
-	return effective, nil
+	effective.ineffective(r.add)
+	return effective, r.list()
+}
+
+// foreign is c without what only our agent knows.
+func (c Config) foreign(r *report) Config {
+	for _, key := range keys[upstreamKeys:] {
+		at := c.At(key)
+		if at.Line == 0 {
+			continue
+		}
+		r.add(Problem{
+			Code: CodeUnknownKey, Severity: Suspicious, Path: key, Line: at.Line, Column: at.Column, Text: key,
+			Message: quote(key) + " is a key of the ip-masq-guard agent alone, so the agents here ignore it",
+			Remedy:  "remove it",
+		})
+	}
+	c.Masquerade = nil
+	return c
 }
 
 func ipv6Disabled(path string, at Position, prefix netip.Prefix) Problem {

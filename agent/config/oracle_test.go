@@ -80,17 +80,21 @@ func upstreamParse(text []byte) (c upstreamConfig, err error) {
 	return c, nil
 }
 
-// upstreamStrict refuses what a strict loader would: unknown, repeated and wrong-case
-// keys.
+// upstreamStrict refuses what a strict loader would that knows our keys too: unknown,
+// repeated and wrong-case keys.
 func upstreamStrict(text []byte) (c upstreamConfig, err error) {
-	c = upstreamDefaults()
+	ours := struct {
+		upstreamConfig
+
+		MasqueradeCIDRs []string `json:"masqueradeCIDRs"`
+	}{upstreamConfig: upstreamDefaults()}
 	if !isJSON(text) {
 		if text, err = yaml.YAMLToJSONStrict(text); err != nil {
-			return c, err
+			return ours.upstreamConfig, err
 		}
 	}
-	strict, err := kjson.UnmarshalStrict(text, &c)
-	return c, errors.Join(append(strict, err)...)
+	strict, err := kjson.UnmarshalStrict(text, &ours)
+	return ours.upstreamConfig, errors.Join(append(strict, err)...)
 }
 
 // String is for messages of tests.

@@ -132,7 +132,7 @@ func (p *parser) interpret(doc document) Config {
 
 	p.config = Default()
 	p.config.at = &positions{}
-	var list *value
+	var lists [listCount]*value
 	var seen [len(keys)]string // the names by which the keys were met
 	manifest := p.checkManifest(doc)
 	for i := range doc.fields {
@@ -156,8 +156,12 @@ func (p *parser) interpret(doc document) Config {
 		p.config.at.keys[key] = f.at
 		switch keys[key] {
 		case KeyNonMasqueradeCIDRs:
-			if p.isList(&f.value) {
-				list = &f.value
+			if p.isList(spared, &f.value) {
+				lists[spared] = &f.value
+			}
+		case KeyMasqueradeCIDRs:
+			if p.isList(excepted, &f.value) {
+				lists[excepted] = &f.value
 			}
 		case KeyMasqLinkLocal:
 			p.readBool(keys[key], f, &p.config.MasqueradeLinkLocal)
@@ -170,7 +174,7 @@ func (p *parser) interpret(doc document) Config {
 		}
 	}
 	p.config.Defaulted = p.config.Defaulted[:0]
-	for key, name := range keys {
+	for key, name := range keys[:upstreamKeys] {
 		if seen[key] == "" {
 			p.config.Defaulted = append(p.config.Defaulted, name)
 		}
@@ -178,12 +182,17 @@ func (p *parser) interpret(doc document) Config {
 	if seen[0] != "" {
 		p.config.NonMasquerade = nil // until readList
 	}
-	count := len(p.config.NonMasquerade)
-	if list != nil {
-		count = len(list.list)
-		p.readList(list.list)
+	if lists[spared] != nil {
+		p.config.NonMasquerade = p.readList(spared, lists[spared].list)
 	}
-	p.checkLimit(count)
+	if lists[excepted] != nil && len(lists[excepted].list) > 0 {
+		p.config.Masquerade = p.readList(excepted, lists[excepted].list)
+	}
+	p.checkLimit()
+	p.config.contradictions(0, func(problem Problem) {
+		problem.Text = p.scalar(Position{problem.Line, problem.Column}, problem.Text)
+		p.add(problem)
+	})
 	return p.config
 }
 

@@ -64,6 +64,122 @@ func TestParse(t *testing.T) {
 			},
 		},
 		{
+			name: "exceptions",
+			text: "nonMasqueradeCIDRs: [10.0.0.0/8, \"fd00::/8\"]\nmasqueradeCIDRs:\n- 10.9.0.0/16\n- FD00:1::/32\ncidrLimit: 4\n",
+			want: config.Config{
+				NonMasquerade: prefixes("10.0.0.0/8", "fd00::/8"),
+				Masquerade:    prefixes("10.9.0.0/16", "fd00:1::/32"),
+				Resync:        time.Minute,
+				CIDRLimit:     4,
+				Defaulted:     []string{"masqLinkLocal", "masqLinkLocalIPv6", "resyncInterval"},
+			},
+		},
+		{
+			name: "exceptions to the default list",
+			text: "masqueradeCIDRs: [10.9.0.0/16]\n",
+			want: config.Config{
+				NonMasquerade: prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+				Masquerade:    prefixes("10.9.0.0/16"),
+				Resync:        time.Minute,
+				CIDRLimit:     64,
+				Defaulted:     []string{"nonMasqueradeCIDRs", "masqLinkLocal", "masqLinkLocalIPv6", "resyncInterval", "cidrLimit"},
+			},
+		},
+		{
+			name: "no exceptions",
+			text: "nonMasqueradeCIDRs: [10.0.0.0/8]\nmasqueradeCIDRs: []\ncidrLimit: 1\n",
+			want: config.Config{
+				NonMasquerade: prefixes("10.0.0.0/8"), Resync: time.Minute, CIDRLimit: 1,
+				Defaulted: []string{"masqLinkLocal", "masqLinkLocalIPv6", "resyncInterval"},
+			},
+		},
+		{
+			name: "mistakes in exceptions",
+			text: "nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 10.1.0.0/16\nmasqueradeCIDRs:\n- 10.1.0.0/16\n- 10.2.0.1/16\n-\n- 5\n- \"10.0.0.0/8\"\n",
+			problems: []config.Problem{
+				{
+					Code: config.CodeContradiction, Severity: config.Fatal, Path: "masqueradeCIDRs[0]", Line: 5, Column: 3, Text: "10.1.0.0/16",
+					Message: `"10.1.0.0/16" is in both lists: nonMasqueradeCIDRs[1] in line 3 spares it`,
+					Remedy:  "keep it in one of the two lists",
+				},
+				{
+					Code: config.CodeHostBits, Severity: config.Fatal, Path: "masqueradeCIDRs[1]", Line: 6, Column: 3, Text: "10.2.0.1/16",
+					Message: `"10.2.0.1/16" has host bits set`,
+					Remedy:  "write 10.2.0.0/16",
+				},
+				{
+					Code: config.CodeNullElement, Severity: config.Fatal, Path: "masqueradeCIDRs[2]", Line: 7, Column: 1, Text: "-",
+					Message: "the element is empty; the upstream agent would put a default range in its place",
+					Remedy:  "remove the element, or write a CIDR",
+				},
+				{
+					Code: config.CodeWrongType, Severity: config.Fatal, Path: "masqueradeCIDRs[3]", Line: 8, Column: 3, Text: "5",
+					Message: `"5" is a number, not a CIDR`,
+					Remedy:  "write a CIDR such as 10.0.0.0/8",
+				},
+				{
+					Code: config.CodeContradiction, Severity: config.Fatal, Path: "masqueradeCIDRs[4]", Line: 9, Column: 3, Text: `"10.0.0.0/8"`,
+					Message: `"10.0.0.0/8" is in both lists: nonMasqueradeCIDRs[0] in line 2 spares it`,
+					Remedy:  "keep it in one of the two lists",
+				},
+			},
+		},
+		{
+			name: "an exception for a default range",
+			text: "masqueradeCIDRs:\n- 172.16.0.0/12\n",
+			problems: []config.Problem{
+				{
+					Code: config.CodeContradiction, Severity: config.Fatal, Path: "masqueradeCIDRs[0]", Line: 2, Column: 3, Text: "172.16.0.0/12",
+					Message: `"172.16.0.0/12" is a default range of nonMasqueradeCIDRs, which the text does not have`,
+					Remedy:  "write nonMasqueradeCIDRs without it instead",
+				},
+			},
+		},
+		{
+			name: "exceptions over the limit",
+			text: "nonMasqueradeCIDRs: [10.0.0.0/8]\nmasqueradeCIDRs: [10.1.0.0/16]\ncidrLimit: 1\n",
+			problems: []config.Problem{
+				{
+					Code: config.CodeCIDRLimit, Severity: config.Fatal, Path: "nonMasqueradeCIDRs", Line: 1, Column: 1, Text: "nonMasqueradeCIDRs",
+					Message: "the list and its exceptions have 2 CIDRs, more than cidrLimit, which is 1",
+					Remedy:  "remove cidrLimit, which is 64 then",
+				},
+			},
+		},
+		{
+			name: "exceptions over the limit with the default list",
+			text: "cidrLimit: 3\nmasqueradeCIDRs: [10.1.0.0/16]\n",
+			problems: []config.Problem{
+				{
+					Code: config.CodeCIDRLimit, Severity: config.Fatal, Path: "masqueradeCIDRs", Line: 2, Column: 1, Text: "masqueradeCIDRs",
+					Message: "the default list, which applies, and its exceptions have 4 CIDRs, more than cidrLimit, which is 3",
+					Remedy:  "remove cidrLimit, which is 64 then",
+				},
+			},
+		},
+		{
+			name: "misspelt exceptions",
+			text: "masqueradeCIDR: [10.1.0.0/16]\nmasquaradeCIDRs: []\nMASQUERADECIDRS: []\n",
+			want: config.Default(),
+			problems: []config.Problem{
+				{
+					Code: config.CodeUnknownKey, Severity: config.Suspicious, Path: "masqueradeCIDR", Line: 1, Column: 1, Text: "masqueradeCIDR",
+					Message: `"masqueradeCIDR" is not a key of the configuration, so agents ignore it`,
+					Remedy:  "did you mean masqueradeCIDRs?",
+				},
+				{
+					Code: config.CodeUnknownKey, Severity: config.Suspicious, Path: "masquaradeCIDRs", Line: 2, Column: 1, Text: "masquaradeCIDRs",
+					Message: `"masquaradeCIDRs" is not a key of the configuration, so agents ignore it`,
+					Remedy:  "did you mean masqueradeCIDRs?",
+				},
+				{
+					Code: config.CodeKeyCase, Severity: config.Suspicious, Path: "masqueradeCIDRs", Line: 3, Column: 1, Text: "MASQUERADECIDRS",
+					Message: `"MASQUERADECIDRS" works only because agents ignore case`,
+					Remedy:  "write masqueradeCIDRs",
+				},
+			},
+		},
+		{
 			name: "documentation example with host bits",
 			text: "nonMasqueradeCIDRs:\n  - 198.15.5.92/24\n  - 10.0.0.0/8\nmasqLinkLocal: false\nresyncInterval: 60s\n",
 			problems: []config.Problem{
@@ -170,8 +286,8 @@ func TestParse(t *testing.T) {
 				},
 				{
 					Code: config.CodeBadCIDR, Severity: config.Fatal, Path: "nonMasqueradeCIDRs[18]", Line: 20, Column: 3, Text: "'!10.0.0.0/8'",
-					Message: `"!10.0.0.0/8" is an exception, which no agent knows`,
-					Remedy:  "list the ranges that are not to be masqueraded, without !",
+					Message: `"!10.0.0.0/8" is not a CIDR: no agent knows !`,
+					Remedy:  "list exceptions under masqueradeCIDRs, without !",
 				},
 				{
 					Code: config.CodeBadCIDR, Severity: config.Fatal, Path: "nonMasqueradeCIDRs[19]", Line: 21, Column: 3, Text: "-10.0.0.0/8",
@@ -834,7 +950,7 @@ func TestParse(t *testing.T) {
 				{
 					Code: config.CodeUnknownKey, Severity: config.Suspicious, Path: "x", Line: 1, Column: 1, Text: "x",
 					Message: `"x" is not a key of the configuration, so agents ignore it`,
-					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit",
+					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs",
 				},
 				{
 					Code: config.CodeBadCIDR, Severity: config.Fatal, Path: "nonMasqueradeCIDRs[0]", Line: 2, Column: 22, Text: "\"ü\"",
@@ -861,7 +977,7 @@ func TestParse(t *testing.T) {
 				{
 					Code: config.CodeUnknownKey, Severity: config.Suspicious, Path: "base", Line: 1, Column: 1, Text: "base",
 					Message: `"base" is not a key of the configuration, so agents ignore it`,
-					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit",
+					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs",
 				},
 				{
 					Code: config.CodeDuplicateKey, Severity: config.Suspicious, Path: "cidrLimit", Line: 2, Column: 1, Text: "cidrLimit",
@@ -915,7 +1031,7 @@ func TestParse(t *testing.T) {
 				{
 					Code: config.CodeUnknownKey, Severity: config.Suspicious, Path: "x", Line: 1, Column: 1, Text: "x",
 					Message: `"x" is not a key of the configuration, so agents ignore it`,
-					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit",
+					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs",
 				},
 				{
 					Code: config.CodeNotFinite, Severity: config.Fatal, Path: "x", Line: 1, Column: 4, Text: ".inf",

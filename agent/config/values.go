@@ -11,8 +11,8 @@ import (
 )
 
 // isList tells whether a value can be the list: null is an explicit empty one.
-func (p *parser) isList(v *value) bool {
-	path := KeyNonMasqueradeCIDRs
+func (p *parser) isList(l list, v *value) bool {
+	path := l.key()
 	switch v.kind {
 	case nullKind, listKind:
 		if len(v.list) > MaxCIDRs {
@@ -23,22 +23,21 @@ func (p *parser) isList(v *value) bool {
 		}
 		for i := range v.list { // types count even in a list that is overridden
 			if e := &v.list[i]; e.kind != stringKind {
-				p.badElement(i, e)
+				p.badElement(l.path(i), e)
 			}
 		}
 		return true
 	case brokenKind:
 		return false
 	case mappingKind:
-		p.wrongType(path, v, "a list of CIDRs", p.listRemedy(strings.Join(v.keys, " ")))
+		p.wrongType(path, v, "a list of CIDRs", p.listRemedy(path, strings.Join(v.keys, " ")))
 	case boolKind, numberKind, stringKind:
-		p.wrongType(path, v, "a list of CIDRs", p.listRemedy(v.text))
+		p.wrongType(path, v, "a list of CIDRs", p.listRemedy(path, v.text))
 	}
 	return false
 }
 
-func (p *parser) badElement(i int, e *value) {
-	path := elementPath(i)
+func (p *parser) badElement(path string, e *value) {
 	switch e.kind {
 	case nullKind:
 		text, at := p.scalar(e.at, e.text), e.at
@@ -59,51 +58,63 @@ func (p *parser) badElement(i int, e *value) {
 	}
 }
 
-// readList reads the list that is in force; isList has looked at the types.
-func (p *parser) readList(list []value) {
-	p.config.NonMasquerade = make([]netip.Prefix, 0, len(list))
-	p.config.at.elements = make([]Position, len(list))
-	for i := range list {
-		e := &list[i]
-		p.config.at.elements[i] = e.at
+// readList reads a list that is in force; isList has looked at the types.
+func (p *parser) readList(l list, values []value) []netip.Prefix {
+	prefixes := make([]netip.Prefix, 0, len(values))
+	p.config.at.elements[l] = make([]Position, len(values))
+	for i := range values {
+		e := &values[i]
+		p.config.at.elements[l][i] = e.at
 		if e.kind != stringKind {
+			prefixes = append(prefixes, netip.Prefix{}) // refused already; it counts, and keeps its index
 			continue
 		}
 		prefix, f := readCIDR(e.text)
 		if f != nil && !p.full(Fatal) {
-			p.fatal(f.code, elementPath(i), e.at, p.scalar(e.at, e.text), say(e.text, f.why), f.remedy)
+			p.fatal(f.code, l.path(i), e.at, p.scalar(e.at, e.text), say(e.text, f.why), f.remedy)
 		}
-		p.config.NonMasquerade = append(p.config.NonMasquerade, prefix)
+		prefixes = append(prefixes, prefix)
 	}
+	return prefixes
 }
 
 // checkLimit refuses more CIDRs than cidrLimit, as the upstream agent does, also
-// for the default list.
-func (p *parser) checkLimit(count int) {
-	if p.noLimit || count <= p.config.CIDRLimit {
+// for the default list. Exceptions count: each is a rule as well.
+func (p *parser) checkLimit() {
+	if p.noLimit || !p.config.exceeds(len(p.config.NonMasquerade)) {
 		return
 	}
-	problem := overLimit(p.config, count)
+	problem := overLimit(p.config)
 	if at := p.config.At(problem.Path); at.Line > 0 {
 		problem.Text = p.scalar(at, problem.Path)
 	}
 	p.add(problem)
 }
 
-// overLimit is the Problem of a list that is longer than cidrLimit.
-func overLimit(c Config, count int) Problem {
+// exceeds tells whether a list of this length, with the exceptions, is too long.
+func (c Config) exceeds(listed int) bool { return listed+len(c.Masquerade) > c.CIDRLimit }
+
+// overLimit is the Problem of lists that are longer than cidrLimit.
+func overLimit(c Config) Problem {
+	count := len(c.NonMasquerade) + len(c.Masquerade)
+	what, path := "the list has", KeyNonMasqueradeCIDRs
+	if c.ListAbsent() {
+		what, path = "the default list, which applies, has", KeyCIDRLimit
+	}
+	if len(c.Masquerade) > 0 {
+		what = strings.TrimSuffix(what, "has") + "and its exceptions have"
+		if c.ListAbsent() {
+			what, path = "the default list, which applies, and its exceptions have", KeyMasqueradeCIDRs
+		}
+	}
 	problem := Problem{
 		Code:    CodeCIDRLimit,
-		Path:    KeyNonMasqueradeCIDRs,
-		Message: fmt.Sprintf("the list has %d CIDRs, more than cidrLimit, which is %d", count, c.CIDRLimit),
+		Path:    path,
+		Message: fmt.Sprintf("%s %d CIDRs, more than cidrLimit, which is %d", what, count, c.CIDRLimit),
 		Remedy:  fmt.Sprintf("write %s: %d, or join neighbouring ranges into wider ones", KeyCIDRLimit, count),
 	}
 	if limit := Default().CIDRLimit; count <= limit {
 		problem.Remedy = fmt.Sprintf("remove %s, which is %d then", KeyCIDRLimit, limit)
-	}
-	if c.ListAbsent() {
-		problem.Path = KeyCIDRLimit
-		problem.Message = fmt.Sprintf("the default list, which applies, has %d CIDRs, more than cidrLimit, which is %d", count, c.CIDRLimit)
 	}
 	at := c.At(problem.Path)
 	problem.Line, problem.Column = at.Line, at.Column
@@ -295,16 +306,16 @@ func say(text, why string) string {
 }
 
 // listRemedy writes the CIDRs of a text as a list, ready to paste.
-func (p *parser) listRemedy(s string) string {
+func (p *parser) listRemedy(key, s string) string {
 	cidrs := splitCIDRs(s)
 	if len(cidrs) == 0 || len(cidrs) > maxCover {
 		cidrs = []string{"10.0.0.0/8"}
 		if strings.HasPrefix(s, "-") {
 			return "put a blank after each dash"
 		}
-		return "write a list, such as " + p.pair(KeyNonMasqueradeCIDRs, p.flowList(cidrs))
+		return "write a list, such as " + p.pair(key, p.flowList(cidrs))
 	}
-	return "write " + p.pair(KeyNonMasqueradeCIDRs, p.flowList(cidrs))
+	return "write " + p.pair(key, p.flowList(cidrs))
 }
 
 // cidrRemedy writes the CIDR that a text holds.
