@@ -67,23 +67,37 @@ func requiredOf(ranges []Range) required {
 	return r
 }
 
-// minus is what of r the merged ranges in spared do not hold.
-func (r required) minus(spared []netipx.IPRange) coverage {
+// minus is what of r is not spared.
+func (r required) minus(l layout) coverage {
 	c := coverage{known: r.ranges != nil}
-	left := subtract(r.merged, spared)
-	if len(left) == 0 {
-		return c
+	prefixes, omitted := prefixesOf(subtract(r.merged, l.listed), maxUncovered)
+	c.add(r, -1, prefixes)
+	c.omitted = omitted
+	for _, taken := range l.exempted {
+		prefixes, omitted := prefixesOf(intersect(r.merged, taken.IPRange), maxUncovered-len(c.uncovered))
+		c.add(r, taken.exception, prefixes)
+		c.omitted += omitted
 	}
-	var prefixes []netip.Prefix
-	prefixes, c.omitted = prefixesOf(left, maxUncovered)
+	return c
+}
+
+func (c *coverage) add(r required, exception int, prefixes []netip.Prefix) {
 	// Widest first: what an author has to add before all else.
 	slices.SortStableFunc(prefixes, func(a, b netip.Prefix) int {
 		return cmp.Or(cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()), cmp.Compare(a.Bits(), b.Bits()))
 	})
 	for _, prefix := range prefixes {
-		c.uncovered = append(c.uncovered, Range{prefix, r.source(prefix)})
+		c.uncovered = append(c.uncovered, uncovered{Range{prefix, r.source(prefix)}, exception})
 	}
-	return c
+}
+
+// intersect is what merged ranges have in common with another one.
+func intersect(ranges []netipx.IPRange, other netipx.IPRange) []netipx.IPRange {
+	var common []netipx.IPRange
+	for i := reaching(ranges, 0, other.From()); i < len(ranges) && ranges[i].From().Compare(other.To()) <= 0; i++ {
+		common = append(common, netipx.IPRangeFrom(later(ranges[i].From(), other.From()), earlier(ranges[i].To(), other.To())))
+	}
+	return common
 }
 
 // source names who asks for addresses of prefix: the first one, and how many more.

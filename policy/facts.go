@@ -25,18 +25,24 @@ type facts struct {
 	node       coverage
 	pod        coverage
 	service    coverage
-	disabled   []string // families whose every address is spared: "ipv4", "ipv6"
+	disabled   []string // families whose every address the list spares, exceptions left aside: "ipv4", "ipv6"
 	linkLocal  []linkLocal
-	ipv6       []int // indexes of IPv6 CIDRs
+	ipv6       []element // IPv6 CIDRs
 	effect     Effect
 }
 
+// element is a CIDR of a list: of the one that key holds, or the exceptions.
+type element struct {
+	key   string
+	index int
+}
+
 // overlap tells that the CIDR at inner adds nothing to the one at outer, the
-// widest that contains it. Both are indexes in the list.
+// widest that contains it with no exception between. Both are of the list.
 type overlap struct{ inner, outer int }
 
-// duplicate tells that the CIDR at index stands at first already.
-type duplicate struct{ index, first int }
+// duplicate tells that the same CIDR stands before in the same list.
+type duplicate struct{ again, first element }
 
 // linkLocal tells that a key asks to masquerade what the list spares altogether.
 type linkLocal struct {
@@ -45,17 +51,26 @@ type linkLocal struct {
 	index  int // of a CIDR that covers it, or -1 when several together do
 }
 
-// coverage is what of one kind of cluster range the list does not spare.
+// coverage is what of one kind of cluster range is not spared.
 type coverage struct {
 	known     bool
-	uncovered []Range // widest first; the source is of one of the ranges, and how many more
-	omitted   int     // how many prefixes uncovered lacks
+	uncovered []uncovered // what the list lacks, widest first, and then what exceptions take from it
+	omitted   int         // how many prefixes uncovered lacks
 }
 
-// sortedPrefix is a CIDR of the list with its place there.
+// uncovered is a part of cluster ranges; the source is of one of the ranges, and how
+// many more.
+type uncovered struct {
+	Range
+
+	exception int // that takes it from the list; -1 where the list lacks it
+}
+
+// sortedPrefix is a CIDR of a list with its place there.
 type sortedPrefix struct {
-	prefix netip.Prefix
-	index  int
+	prefix    netip.Prefix
+	index     int // of the list; -1 for what agents spare besides
+	exception bool
 }
 
 // sortPrefixes orders a list by family, address and width, so that what contains a
@@ -63,35 +78,72 @@ type sortedPrefix struct {
 func sortPrefixes(list []netip.Prefix) []sortedPrefix {
 	sorted := make([]sortedPrefix, len(list))
 	for i, prefix := range list {
-		sorted[i] = sortedPrefix{prefix, i}
+		sorted[i] = sortedPrefix{prefix: prefix, index: i}
 	}
-	slices.SortFunc(sorted, func(a, b sortedPrefix) int {
-		return cmp.Or(a.prefix.Addr().Compare(b.prefix.Addr()), cmp.Compare(a.prefix.Bits(), b.prefix.Bits()),
-			cmp.Compare(a.index, b.index))
-	})
+	sortEntries(sorted)
 	return sorted
 }
 
-// redundant finds what the list says more than once, in one sweep: two prefixes
-// are disjoint or one contains the other, so only the last widest one counts.
+func sortEntries(sorted []sortedPrefix) {
+	slices.SortFunc(sorted, func(a, b sortedPrefix) int {
+		return cmp.Or(a.prefix.Addr().Compare(b.prefix.Addr()), cmp.Compare(a.prefix.Bits(), b.prefix.Bits()),
+			compareBool(a.exception, b.exception), cmp.Compare(a.index, b.index))
+	})
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// redundant finds what the lists say more than once, in one sweep: two prefixes are
+// disjoint or one contains the other, so what contains a prefix is a stack.
 func redundant(sorted []sortedPrefix) (overlaps []overlap, duplicates []duplicate) {
-	var outer, previous sortedPrefix
+	type layer struct {
+		sortedPrefix
+
+		outer int // the widest around it without an exception between, as an index in the list
+	}
+	var around []layer
 	for _, p := range sorted {
-		switch {
-		case p.prefix == previous.prefix:
-			duplicates = append(duplicates, duplicate{p.index, previous.index})
-			continue
-		case outer.prefix.IsValid() && outer.prefix.Contains(p.prefix.Addr()):
-			overlaps = append(overlaps, overlap{p.index, outer.index})
-		default:
-			outer = p
+		for len(around) > 0 && !around[len(around)-1].prefix.Contains(p.prefix.Addr()) {
+			around = around[:len(around)-1]
 		}
-		previous = p
+		next := layer{p, p.index}
+		if len(around) > 0 {
+			top := around[len(around)-1]
+			switch {
+			case top.prefix == p.prefix && top.exception == p.exception:
+				key := keyOf(p.exception)
+				duplicates = append(duplicates, duplicate{element{key, p.index}, element{key, top.index}})
+				continue
+			case !top.exception && !p.exception:
+				next.outer = top.outer
+				overlaps = append(overlaps, overlap{p.index, top.outer})
+			}
+		}
+		around = append(around, next)
 	}
 	slices.SortFunc(overlaps, func(a, b overlap) int { return cmp.Compare(a.inner, b.inner) })
-	slices.SortFunc(duplicates, func(a, b duplicate) int { return cmp.Compare(a.index, b.index) })
+	slices.SortFunc(duplicates, func(a, b duplicate) int {
+		return cmp.Or(compareBool(a.again.isException(), b.again.isException()), cmp.Compare(a.again.index, b.again.index))
+	})
 	return overlaps, duplicates
 }
+
+func keyOf(exception bool) string {
+	if exception {
+		return config.KeyMasqueradeCIDRs
+	}
+	return config.KeyNonMasqueradeCIDRs
+}
+
+func (e element) isException() bool { return e.key == config.KeyMasqueradeCIDRs }
 
 // merge makes the fewest ranges of sorted prefixes, in order, IPv4 before IPv6.
 func merge(sorted []sortedPrefix) []netipx.IPRange {
@@ -213,27 +265,124 @@ func prefixesOf(ranges []netipx.IPRange, limit int) (prefixes []netip.Prefix, om
 	return prefixes, omitted
 }
 
-// layout is a list in the order of addresses.
+// layout is the lists of a configuration in the order of addresses.
 type layout struct {
-	sorted []sortedPrefix
-	list   []netipx.IPRange // its addresses
-	spared []netipx.IPRange // what agents do not masquerade: the list and what their flags and keys add
+	sorted    []sortedPrefix   // both lists
+	list      []netipx.IPRange // the addresses of the list
+	listed    []netipx.IPRange // what agents would not masquerade without exceptions: the list and what their flags and keys add
+	spared    []netipx.IPRange // what they do not masquerade
+	exempted  []exempted       // what exceptions take from listed, in order
+	effective []netipx.IPRange // the addresses of the list that no exception takes from it
+}
+
+// exempted is a range that one exception takes from what is listed.
+type exempted struct {
+	netipx.IPRange
+
+	exception int // its index
 }
 
 func layoutOf(c config.Config, agent config.Options) layout {
 	l := layout{sorted: sortPrefixes(c.NonMasquerade)}
 	l.list = merge(l.sorted)
-	l.spared = l.list
+	l.effective = l.list
+	var beside []netip.Prefix
 	if !c.MasqueradeLinkLocal {
-		l.spared = insert(l.spared, config.LinkLocalIPv4)
+		beside = append(beside, config.LinkLocalIPv4)
 	}
-	switch {
-	case !agent.IPv6:
-		l.spared = insert(l.spared, addressFamilies[1].all) // agents leave that family alone
-	case !c.MasqueradeLinkLocalIPv6:
-		l.spared = insert(l.spared, config.LinkLocalIPv6)
+	if agent.IPv6 && !c.MasqueradeLinkLocalIPv6 {
+		beside = append(beside, config.LinkLocalIPv6)
+	}
+	l.listed = l.list
+	for _, prefix := range beside {
+		l.listed = insert(l.listed, prefix)
+	}
+	l.spared = l.listed
+	if len(c.Masquerade) > 0 {
+		l.except(c.Masquerade, beside)
+	}
+	if !agent.IPv6 { // agents leave that family alone
+		l.listed = insert(l.listed, addressFamilies[1].all)
+		l.spared = insert(l.spared, addressFamilies[1].all)
 	}
 	return l
+}
+
+// except lets exceptions take their part of the list and of what agents spare
+// beside it: the longest prefix decides, and between equal ones the exception.
+func (l *layout) except(exceptions, beside []netip.Prefix) {
+	listed := len(l.sorted)
+	for i, prefix := range exceptions {
+		l.sorted = append(l.sorted, sortedPrefix{prefix, i, true})
+	}
+	entries := slices.Clone(l.sorted)
+	for _, prefix := range beside {
+		entries = append(entries, sortedPrefix{prefix, -1, false})
+	}
+	sortEntries(l.sorted)
+	sortEntries(entries)
+	l.spared, l.exempted = longestPrefix(entries)
+	if len(entries) == listed+len(exceptions) {
+		l.effective = l.spared
+		return
+	}
+	l.effective, _ = longestPrefix(l.sorted)
+}
+
+// longestPrefix is what sorted prefixes spare where the longest one decides, and what
+// exceptions among them take from wider ones.
+func longestPrefix(sorted []sortedPrefix) (spared []netipx.IPRange, taken []exempted) {
+	type layer struct {
+		netipx.IPRange
+
+		exception int  // its index, or -1 for one that spares
+		within    bool // one around it spares
+	}
+	var around []layer              // the prefixes that hold address next, widest first
+	var next netip.Addr             // the first address that is not told yet
+	tell := func(last netip.Addr) { // for all up to last the innermost decides
+		top := around[len(around)-1]
+		if !next.IsValid() || next.Compare(last) > 0 {
+			return
+		}
+		r := netipx.IPRangeFrom(next, last)
+		switch {
+		case top.exception < 0:
+			spared = extend(spared, r)
+		case top.within:
+			taken = append(taken, exempted{r, top.exception})
+		}
+		next = last.Next()
+	}
+	// leave ends the prefixes that end before address; the zero Addr ends all.
+	leave := func(address netip.Addr) {
+		for len(around) > 0 {
+			top := around[len(around)-1]
+			if address.IsValid() && top.Contains(address) {
+				return
+			}
+			tell(top.To())
+			around = around[:len(around)-1]
+		}
+	}
+	for _, p := range sorted {
+		leave(p.prefix.Addr())
+		if len(around) > 0 && next.Compare(p.prefix.Addr()) < 0 {
+			tell(p.prefix.Addr().Prev())
+		}
+		next = p.prefix.Addr()
+		inner := layer{IPRange: netipx.RangeOfPrefix(p.prefix), exception: -1}
+		if p.exception {
+			inner.exception = p.index
+		}
+		if len(around) > 0 {
+			top := around[len(around)-1]
+			inner.within = top.within || top.exception < 0
+		}
+		around = append(around, inner)
+	}
+	leave(netip.Addr{})
+	return spared, taken
 }
 
 // insert adds a prefix to merged ranges.
@@ -274,19 +423,26 @@ func factsOf(c config.Config, l layout, agent config.Options, cluster *Cluster) 
 			f.disabled = append(f.disabled, family.name)
 		}
 	}
-	f.linkLocal = linkLocals(c, l.list)
+	f.linkLocal = linkLocals(c, l.effective)
 	if !agent.IPv6 {
-		for i, prefix := range c.NonMasquerade {
-			if prefix.Addr().Is6() {
-				f.ipv6 = append(f.ipv6, i)
+		for _, key := range listKeys {
+			for i, prefix := range c.CIDRs(key) {
+				if prefix.Addr().Is6() {
+					f.ipv6 = append(f.ipv6, element{key, i})
+				}
 			}
 		}
 	}
-	f.node = cluster.node.minus(l.spared)
-	f.pod = cluster.pod.minus(l.spared)
-	f.service = cluster.service.minus(l.spared)
+	f.node = cluster.node.minus(l)
+	f.pod = cluster.pod.minus(l)
+	f.service = cluster.service.minus(l)
 	return f
 }
+
+// listKeys are the keys that hold CIDRs.
+//
+//nolint:gochecknoglobals // a constant in all but the language
+var listKeys = []string{config.KeyNonMasqueradeCIDRs, config.KeyMasqueradeCIDRs}
 
 // linkLocals finds keys that ask to masquerade link-local addresses which the list spares.
 func linkLocals(c config.Config, list []netipx.IPRange) []linkLocal {

@@ -87,7 +87,7 @@ func TestRedundant(t *testing.T) {
 		var wantDuplicates []duplicate
 		for i, inner := range list {
 			if first := slices.Index(list, inner); first < i {
-				wantDuplicates = append(wantDuplicates, duplicate{i, first})
+				wantDuplicates = append(wantDuplicates, duplicate{listed(i), listed(first)})
 				continue
 			}
 			outer := -1
@@ -105,7 +105,7 @@ func TestRedundant(t *testing.T) {
 		if diff := cmp.Diff(wantOverlaps, overlaps, cmp.AllowUnexported(overlap{})); diff != "" {
 			t.Fatalf("overlaps of %v differ (-want +got):\n%s", list, diff)
 		}
-		if diff := cmp.Diff(wantDuplicates, duplicates, cmp.AllowUnexported(duplicate{})); diff != "" {
+		if diff := cmp.Diff(wantDuplicates, duplicates, cmp.AllowUnexported(duplicate{}, element{})); diff != "" {
 			t.Fatalf("duplicates of %v differ (-want +got):\n%s", list, diff)
 		}
 	})
@@ -118,7 +118,7 @@ func TestCoverage(t *testing.T) {
 		for i, prefix := range required {
 			ranges[i] = Range{prefix, fmt.Sprintf("Node %d", i)}
 		}
-		got := NewCluster(ranges, nil, nil).node.minus(union(spared...))
+		got := NewCluster(ranges, nil, nil).node.minus(layout{listed: union(spared...)})
 		want := ipSet(t, required, spared).Prefixes()
 		if !got.known || len(got.uncovered)+got.omitted != len(want) {
 			t.Fatalf("uncovered %v and %d more, want %v", got.uncovered, got.omitted, want)
@@ -148,6 +148,82 @@ func TestCoverage(t *testing.T) {
 	})
 }
 
+// TestExceptions compares what exceptions leave of cluster ranges with single
+// addresses, and what is redundant with a search for each prefix.
+func TestExceptions(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := config.Default()
+		c.MasqueradeLinkLocal, c.MasqueradeLinkLocalIPv6 = true, true
+		c.NonMasquerade = smallList().Draw(t, "list")
+		c.Masquerade = slices.DeleteFunc(smallList().Draw(t, "exceptions"), func(p netip.Prefix) bool {
+			return slices.Contains(c.NonMasquerade, p)
+		})
+		pods := smallList().Draw(t, "pods")
+		agent := config.Options{IPv6: true}
+		f := factsOf(c, layoutOf(c, agent), agent, NewCluster(nil, RangesFrom(pods, "x"), nil))
+		if f.pod.omitted > 0 {
+			t.Skip("more prefixes than facts list")
+		}
+		narrowest := func(list []netip.Prefix, address netip.Addr) int {
+			found := -1
+			for i, p := range list {
+				if p.Contains(address) && (found < 0 || p.Bits() > list[found].Bits()) {
+					found = i
+				}
+			}
+			return found
+		}
+		for _, prefix := range slices.Concat(pods, c.NonMasquerade, c.Masquerade) {
+			last := netipx.PrefixLastIP(prefix)
+			for _, address := range []netip.Addr{prefix.Addr(), last, prefix.Addr().Prev(), last.Next()} {
+				if !address.IsValid() {
+					continue
+				}
+				want := -2 // covered, or no pod's
+				spared, excepted := narrowest(c.NonMasquerade, address), narrowest(c.Masquerade, address)
+				switch {
+				case narrowest(pods, address) < 0:
+				case spared < 0:
+					want = -1
+				case excepted >= 0 && c.Masquerade[excepted].Bits() > c.NonMasquerade[spared].Bits():
+					want = excepted
+				}
+				got := -2
+				for _, one := range f.pod.uncovered {
+					if one.Prefix.Contains(address) {
+						got = one.exception
+					}
+				}
+				if got != want && (got < 0 || want < 0 || c.Masquerade[got] != c.Masquerade[want]) {
+					t.Fatalf("%s: exception %d, want %d", address, got, want)
+				}
+			}
+		}
+		for i, inner := range c.NonMasquerade {
+			around := func(list []netip.Prefix) int { // the narrowest around inner
+				bits := -1
+				for _, p := range list {
+					if p.Bits() < inner.Bits() && p.Contains(inner.Addr()) {
+						bits = max(bits, p.Bits())
+					}
+				}
+				return bits
+			}
+			first := slices.Index(c.NonMasquerade, inner) == i
+			want := first && around(c.NonMasquerade) > around(c.Masquerade)
+			if got := slices.ContainsFunc(f.overlaps, func(o overlap) bool { return o.inner == i }); got != want {
+				t.Fatalf("%s overlaps: %t, want %t", inner, got, want)
+			}
+		}
+		for i, p := range c.Masquerade {
+			again := duplicate{element{"masqueradeCIDRs", i}, element{"masqueradeCIDRs", slices.Index(c.Masquerade, p)}}
+			if got, want := slices.Contains(f.duplicates, again), again.first != again.again; got != want {
+				t.Fatalf("%s stands twice: %t, want %t", p, got, want)
+			}
+		}
+	})
+}
+
 // TestEffect compares the effect with what agents do to single addresses.
 func TestEffect(t *testing.T) {
 	draw := func(t *rapid.T, label string, agent config.Options) config.Config {
@@ -156,6 +232,9 @@ func TestEffect(t *testing.T) {
 		if !agent.IPv6 {
 			c.NonMasquerade = slices.DeleteFunc(c.NonMasquerade, func(p netip.Prefix) bool { return p.Addr().Is6() })
 		}
+		c.Masquerade = slices.DeleteFunc(smallList().Draw(t, label+" exceptions"), func(p netip.Prefix) bool {
+			return p.Addr().Is6() && !agent.IPv6 || slices.Contains(c.NonMasquerade, p)
+		})
 		c.MasqueradeLinkLocal = rapid.Bool().Draw(t, label+" link-local")
 		c.MasqueradeLinkLocalIPv6 = rapid.Bool().Draw(t, label+" link-local IPv6")
 		return c
@@ -164,11 +243,23 @@ func TestEffect(t *testing.T) {
 		if address.Is6() && !agent.IPv6 {
 			return false
 		}
-		if !c.MasqueradeLinkLocal && config.LinkLocalIPv4.Contains(address) ||
-			!c.MasqueradeLinkLocalIPv6 && config.LinkLocalIPv6.Contains(address) {
-			return false
+		longest, spared := -1, false
+		decide := func(prefixes []netip.Prefix, spares bool) {
+			for _, p := range prefixes {
+				if p.Contains(address) && (p.Bits() > longest || p.Bits() == longest && !spares) {
+					longest, spared = p.Bits(), spares
+				}
+			}
 		}
-		return !slices.ContainsFunc(c.NonMasquerade, func(p netip.Prefix) bool { return p.Contains(address) })
+		decide(c.NonMasquerade, true)
+		if !c.MasqueradeLinkLocal {
+			decide([]netip.Prefix{config.LinkLocalIPv4}, true)
+		}
+		if !c.MasqueradeLinkLocalIPv6 {
+			decide([]netip.Prefix{config.LinkLocalIPv6}, true)
+		}
+		decide(c.Masquerade, false)
+		return !spared
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		agent := config.Options{IPv6: rapid.Bool().Draw(t, "ipv6")}
@@ -180,7 +271,7 @@ func TestEffect(t *testing.T) {
 		listed := func(list []netip.Prefix, address netip.Addr) bool {
 			return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(address) })
 		}
-		for _, prefix := range slices.Concat(before.NonMasquerade, after.NonMasquerade, []netip.Prefix{
+		for _, prefix := range slices.Concat(before.NonMasquerade, after.NonMasquerade, before.Masquerade, after.Masquerade, []netip.Prefix{
 			config.LinkLocalIPv4, config.LinkLocalIPv6, netip.MustParsePrefix("8.8.8.8/32"), netip.MustParsePrefix("2001:db8::/32"),
 		}) {
 			last := netipx.PrefixLastIP(prefix)
@@ -220,7 +311,7 @@ func TestNewCluster(t *testing.T) {
 		{"invalid", []Range{{}}, true, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := NewCluster(c.ranges, nil, nil).node.minus(nil)
+			got := NewCluster(c.ranges, nil, nil).node.minus(layout{})
 			if got.known != c.known {
 				t.Errorf("known: %t, want %t", got.known, c.known)
 			}

@@ -43,7 +43,7 @@ func TestNewRefuses(t *testing.T) {
 		{"every address", []Source{hostile("a", `deny contains "x" if count(net.cidr_expand("10.0.0.0/8")) > 0`)}, "a.rego:3:28: net.cidr_expand is disabled: it lists every address of a range; use net.cidr_contains"},
 		{"a function that is nowhere", []Source{hostile("a", `deny contains "x" if foo.bar(1)`)}, "a.rego:3:22: undefined function foo.bar"},
 		{"syntax", []Source{hostile("a", `deny contains "x" if {`)}, "a.rego:4:0: unexpected eof token"},
-		{"what is not in the input", []Source{hostile("a", `deny contains "x" if input.config.nonMasqueradeCIDR`)}, `a.rego:3:22: undefined ref: input.config.nonMasqueradeCIDR, want (one of): ["cidrLimit" "defaulted" "masqLinkLocal" "masqLinkLocalIPv6" "nonMasqueradeCIDRs" "resyncInterval"]`},
+		{"what is not in the input", []Source{hostile("a", `deny contains "x" if input.config.nonMasqueradeCIDR`)}, `a.rego:3:22: undefined ref: input.config.nonMasqueradeCIDR, want (one of): ["cidrLimit" "defaulted" "masqLinkLocal" "masqLinkLocalIPv6" "masqueradeCIDRs" "nonMasqueradeCIDRs" "resyncInterval"]`},
 		{"what is not in a CIDR", []Source{hostile("a", `deny contains r.cidrs if some r in input.config.nonMasqueradeCIDRs`)}, `a.rego:3:15: undefined ref: r.cidrs, want (one of): ["cidr" "family" "line" "path"]`},
 		{"unused variables", []Source{hostile("a", `deny contains "x" if { y := 1; input.config == null }`)}, "a.rego:3:24: assigned var y unused"},
 		{"recursion", []Source{hostile("a", "deny contains \"x\" if left(1)\n\nright if left(2)\n\nleft(_) if right")}, "a.rego:5:1: rule data.ipmasq.a.right is recursive: data.ipmasq.a.right -> data.ipmasq.a.left -> data.ipmasq.a.right"},

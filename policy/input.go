@@ -2,7 +2,6 @@ package policy
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -74,10 +73,13 @@ type cidrInput struct {
 	Line   int    `json:"line"` // 0: a default, not in the text
 }
 
-func cidrInputOf(c *config.Config, i int) cidrInput {
-	path := elementPath(i)
-	return cidrInput{c.NonMasquerade[i].String(), familyOf(c.NonMasquerade[i]), path, c.At(path).Line}
+func cidrInputOf(c *config.Config, e element) cidrInput {
+	path, prefix := config.ElementPath(e.key, e.index), c.CIDRs(e.key)[e.index]
+	return cidrInput{prefix.String(), familyOf(prefix), path, c.At(path).Line}
 }
+
+// listed is an element of the list itself.
+func listed(index int) element { return element{config.KeyNonMasqueradeCIDRs, index} }
 
 func (c cidrInput) items() [][2]*ast.Term {
 	return [][2]*ast.Term{
@@ -89,8 +91,6 @@ func (c cidrInput) object() ast.Value {
 	return ast.NewObject(c.items()...)
 }
 
-func elementPath(i int) string { return fmt.Sprintf("%s[%d]", config.KeyNonMasqueradeCIDRs, i) }
-
 func familyOf(prefix netip.Prefix) string {
 	if prefix.Addr().Is4() {
 		return addressFamilies[0].name
@@ -99,15 +99,12 @@ func familyOf(prefix netip.Prefix) string {
 }
 
 func (d *document) configInput() any {
-	if d.read[partConfig] {
-		return d.new.input(cidrList(&d.new.config))
-	}
-	return d.new.input(cidrsInput{&d.new.config})
+	return d.new.input(d.read[partConfig])
 }
 
 func (d *document) oldInput() any {
 	if d.read[partOld] {
-		return d.old.input(cidrList(&d.old.config))
+		return d.old.input(true)
 	}
 	return textInput{&d.old}
 }
@@ -119,38 +116,49 @@ type textInput struct{ text *text }
 
 // MarshalJSON gives the configuration, or null.
 func (i textInput) MarshalJSON() ([]byte, error) {
-	return json.Marshal(i.text.input(cidrsInput{&i.text.config}))
+	return json.Marshal(i.text.input(false))
 }
 
 // cidrsInput is a list that becomes JSON only when a rule reads it.
-type cidrsInput struct{ config *config.Config }
+type cidrsInput struct {
+	config *config.Config
+	key    string
+}
 
 // MarshalJSON lists the CIDRs.
 func (i cidrsInput) MarshalJSON() ([]byte, error) {
-	list := make([]cidrInput, len(i.config.NonMasquerade))
+	list := make([]cidrInput, len(i.config.CIDRs(i.key)))
 	for n := range list {
-		list[n] = cidrInputOf(i.config, n)
+		list[n] = cidrInputOf(i.config, element{i.key, n})
 	}
 	return json.Marshal(list)
 }
 
-// cidrList is the list converted at once.
-func cidrList(c *config.Config) ast.Value {
-	terms := make([]*ast.Term, len(c.NonMasquerade))
-	for i := range terms {
-		terms[i] = ast.NewTerm(cidrInputOf(c, i).object())
+// value is the list converted at once.
+func (i cidrsInput) value() ast.Value {
+	terms := make([]*ast.Term, len(i.config.CIDRs(i.key)))
+	for n := range terms {
+		terms[n] = ast.NewTerm(cidrInputOf(i.config, element{i.key, n}).object())
 	}
 	return ast.NewArray(terms...)
 }
 
-// input is the configuration that t is, with its list in either form; or null.
-func (t *text) input(list any) any {
+// input is the configuration that t is, with its lists converted at once or when they
+// are read; or null.
+func (t *text) input(atOnce bool) any { //nolint:revive // which of two forms of the same
 	if !t.loads {
 		return nil
 	}
 	c := &t.config
+	list := func(key string) any {
+		if atOnce {
+			return cidrsInput{c, key}.value()
+		}
+		return cidrsInput{c, key}
+	}
 	return map[string]any{
-		config.KeyNonMasqueradeCIDRs: list,
+		config.KeyNonMasqueradeCIDRs: list(config.KeyNonMasqueradeCIDRs),
+		config.KeyMasqueradeCIDRs:    list(config.KeyMasqueradeCIDRs),
 		config.KeyMasqLinkLocal:      c.MasqueradeLinkLocal,
 		config.KeyMasqLinkLocalIPv6:  c.MasqueradeLinkLocalIPv6,
 		config.KeyResyncInterval:     c.Resync.Seconds(),
@@ -266,8 +274,10 @@ func (l rangesInput) value() ast.Value {
 	return array(l, Range.object)
 }
 
-func (r Range) object() ast.Value {
-	return ast.NewObject(item("cidr", r.Prefix.String()), item("source", r.Source))
+func (r Range) object() ast.Value { return ast.NewObject(r.items()...) }
+
+func (r Range) items() [][2]*ast.Term {
+	return [][2]*ast.Term{item("cidr", r.Prefix.String()), item("source", r.Source)}
 }
 
 // clusterInput is the cluster for rules that most likely do not read it.
@@ -298,10 +308,11 @@ func (d *document) derivedInput() map[string]any {
 	f, c := &d.facts, &d.new.config
 	derived := map[string]any{
 		"cidr_count":          nil,
+		"entry_count":         nil,
 		"list_absent":         false,
 		"overlaps":            overlapsInput(c, f.overlaps),
 		"duplicates":          duplicatesInput(c, f.duplicates),
-		"uncovered":           f.uncoveredInput(),
+		"uncovered":           f.uncoveredInput(c),
 		"diff":                nil,
 		"disables_masquerade": len(f.disabled) > 0,
 		"disabled":            d.disabledInput(),
@@ -310,6 +321,7 @@ func (d *document) derivedInput() map[string]any {
 	}
 	if d.new.loads {
 		derived["cidr_count"] = len(c.NonMasquerade)
+		derived["entry_count"] = len(c.NonMasquerade) + len(c.Masquerade)
 		derived["list_absent"] = c.ListAbsent()
 	}
 	if f.effect.Known {
@@ -334,7 +346,7 @@ func overlapsInput(c *config.Config, overlaps []overlap) ast.Value {
 		return noElements
 	}
 	return array(overlaps, func(o overlap) ast.Value {
-		return with(cidrInputOf(c, o.inner), "within", cidrInputOf(c, o.outer))
+		return with(cidrInputOf(c, listed(o.inner)), "within", cidrInputOf(c, listed(o.outer)))
 	})
 }
 
@@ -343,15 +355,15 @@ func duplicatesInput(c *config.Config, duplicates []duplicate) ast.Value {
 		return noElements
 	}
 	return array(duplicates, func(o duplicate) ast.Value {
-		return with(cidrInputOf(c, o.index), "first", cidrInputOf(c, o.first))
+		return with(cidrInputOf(c, o.again), "first", cidrInputOf(c, o.first))
 	})
 }
 
-func cidrsAt(c *config.Config, indexes []int) ast.Value {
-	if len(indexes) == 0 {
+func cidrsAt(c *config.Config, elements []element) ast.Value {
+	if len(elements) == 0 {
 		return noElements
 	}
-	return array(indexes, func(i int) ast.Value { return cidrInputOf(c, i).object() })
+	return array(elements, func(e element) ast.Value { return cidrInputOf(c, e).object() })
 }
 
 // with is a CIDR of the list and another one that it relates to.
@@ -369,7 +381,7 @@ func (d *document) disabledInput() ast.Value {
 		})
 		path := config.KeyNonMasqueradeCIDRs // several CIDRs together
 		if i >= 0 {
-			path = elementPath(i)
+			path = config.ElementPath(path, i)
 		}
 		family := addressFamilies[0]
 		if name != family.name {
@@ -386,19 +398,19 @@ func (d *document) linkLocalInput() ast.Value {
 	return array(d.facts.linkLocal, func(l linkLocal) ast.Value {
 		cidr, path := "", config.KeyNonMasqueradeCIDRs
 		if l.index >= 0 {
-			cidr, path = d.new.config.NonMasquerade[l.index].String(), elementPath(l.index)
+			cidr, path = d.new.config.NonMasquerade[l.index].String(), config.ElementPath(path, l.index)
 		}
 		return ast.NewObject(
 			item("key", l.key), item("range", l.within.String()), item("cidr", cidr), item("path", path))
 	})
 }
 
-func (f *facts) uncoveredInput() ast.Value {
+func (f *facts) uncoveredInput(c *config.Config) ast.Value {
 	if f.node.covered() && f.pod.covered() && f.service.covered() {
 		return allCovered
 	}
 	return ast.NewObject(
-		itemOf("node", f.node.input()), itemOf("pod", f.pod.input()), itemOf("service", f.service.input()))
+		itemOf("node", f.node.input(c)), itemOf("pod", f.pod.input(c)), itemOf("service", f.service.input(c)))
 }
 
 // allCovered is the coverage of a good list.
@@ -409,11 +421,17 @@ var allCovered = ast.NewObject(itemOf("node", noElements), itemOf("pod", noEleme
 func (c *coverage) covered() bool { return c.known && len(c.uncovered) == 0 }
 
 // input is null when nobody knows the ranges.
-func (c *coverage) input() ast.Value {
+func (c *coverage) input(in *config.Config) ast.Value {
 	if !c.known {
 		return ast.NullValue
 	}
-	return array(c.uncovered, Range.object)
+	return array(c.uncovered, func(u uncovered) ast.Value {
+		if u.exception < 0 {
+			return u.object()
+		}
+		exception := cidrInputOf(in, element{config.KeyMasqueradeCIDRs, u.exception})
+		return ast.NewObject(append(u.items(), itemOf("exception", exception.object()))...)
+	})
 }
 
 func prefixTexts(prefixes []netip.Prefix) []string {

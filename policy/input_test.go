@@ -66,6 +66,8 @@ func awkwardTexts() []string {
 		"nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 10.1.0.0/16\n- 10.1.0.0/16\n- 10.0.0.0/8\n",
 		"nonMasqueradeCIDRs: [0.0.0.0/1, 128.0.0.0/1, \"::/0\"]\nmasqLinkLocal: true\nmasqLinkLocalIPv6: true\n",
 		"nonMasqueradeCIDRs: []\ncidrLimit: 0\n",
+		"nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\nmasqueradeCIDRs: [10.244.0.0/16, 11.0.0.0/8, \"fd00::/8\", 11.0.0.0/8]\n",
+		"nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\nmasqueradeCIDRs: [10.244.0.0/16, 192.168.0.7/32]\n",
 	}
 }
 
@@ -170,6 +172,7 @@ func TestInput(t *testing.T) {
       {"cidr": "10.0.0.0/8", "family": "ipv4", "path": "nonMasqueradeCIDRs[0]", "line": 2},
       {"cidr": "10.1.0.0/16", "family": "ipv4", "path": "nonMasqueradeCIDRs[1]", "line": 3}
     ],
+    "masqueradeCIDRs": [],
     "masqLinkLocal": false, "masqLinkLocalIPv6": false, "resyncInterval": 90, "cidrLimit": 64,
     "defaulted": ["masqLinkLocal", "masqLinkLocalIPv6", "cidrLimit"]
   },
@@ -178,6 +181,7 @@ func TestInput(t *testing.T) {
       {"cidr": "10.0.0.0/8", "family": "ipv4", "path": "nonMasqueradeCIDRs[0]", "line": 1},
       {"cidr": "192.168.0.0/16", "family": "ipv4", "path": "nonMasqueradeCIDRs[1]", "line": 1}
     ],
+    "masqueradeCIDRs": [],
     "masqLinkLocal": false, "masqLinkLocalIPv6": false, "resyncInterval": 60, "cidrLimit": 64,
     "defaulted": ["masqLinkLocal", "masqLinkLocalIPv6", "resyncInterval", "cidrLimit"]
   },
@@ -193,7 +197,7 @@ func TestInput(t *testing.T) {
     "service_cidrs": [{"cidr": "10.96.0.0/12", "source": "ServiceCIDR kubernetes"}]
   },
   "derived": {
-    "cidr_count": 2, "list_absent": false,
+    "cidr_count": 2, "entry_count": 2, "list_absent": false,
     "overlaps": [{
       "cidr": "10.1.0.0/16", "family": "ipv4", "path": "nonMasqueradeCIDRs[1]", "line": 3,
       "within": {"cidr": "10.0.0.0/8", "family": "ipv4", "path": "nonMasqueradeCIDRs[0]", "line": 2}
@@ -210,6 +214,7 @@ func TestInput(t *testing.T) {
       "cidr-limit": {"action": "deny", "max": 16384},
       "config-key-present": {"action": "deny"},
       "config-not-empty": {"action": "deny"},
+      "exceptions-inside-spared": {"action": "deny"},
       "ipv6-enabled": {"action": "deny"},
       "link-local-consistent": {"action": "deny"},
       "list-explicit": {"action": "warn"},

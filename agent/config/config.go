@@ -85,7 +85,7 @@ func (l list) key() string {
 }
 
 // path is the path of an element.
-func (l list) path(i int) string { return l.key() + "[" + strconv.Itoa(i) + "]" }
+func (l list) path(i int) string { return ElementPath(l.key(), i) }
 
 // Position is a place in the text, both counted from 1; columns count bytes. The
 // zero Position means: not in the text.
@@ -136,6 +136,20 @@ func (c Config) At(path string) Position {
 		}
 	}
 	return Position{}
+}
+
+// ElementPath is the path of an element of the list that a key holds.
+func ElementPath(key string, i int) string { return key + "[" + strconv.Itoa(i) + "]" }
+
+// CIDRs is the list that a key holds; nil for a key that holds none.
+func (c Config) CIDRs(key string) []netip.Prefix {
+	switch key {
+	case KeyNonMasqueradeCIDRs:
+		return c.NonMasquerade
+	case KeyMasqueradeCIDRs:
+		return c.Masquerade
+	}
+	return nil
 }
 
 // Equal tells whether two configurations mean the same; positions do not count.

@@ -7,14 +7,6 @@ import (
 	"slices"
 )
 
-// cidrs is one of the lists.
-func (c Config) cidrs(l list) []netip.Prefix {
-	if l == excepted {
-		return c.Masquerade
-	}
-	return c.NonMasquerade
-}
-
 // contradictions reports the prefixes that are spared and excepted at once; of the
 // spared ones those before first have been compared already.
 func (c Config) contradictions(first int, add func(Problem)) {
@@ -60,7 +52,7 @@ func (c Config) ineffective(add func(Problem)) {
 	}
 	entries := make([]entry, 0, len(c.NonMasquerade)+len(c.Masquerade)+2)
 	for l := range listCount {
-		for i, prefix := range c.cidrs(l) {
+		for i, prefix := range c.CIDRs(l.key()) {
 			entries = append(entries, entry{prefix, l, i})
 		}
 	}

@@ -25,7 +25,7 @@ func (c Config) For(options Options) (Config, []Problem) {
 	}
 	if !options.IPv6 {
 		for l := range listCount {
-			for i, prefix := range effective.cidrs(l) {
+			for i, prefix := range effective.CIDRs(l.key()) {
 				if prefix.Addr().Is6() {
 					r.add(ipv6Disabled(l.path(i), c.At(l.path(i)), prefix))
 				}

@@ -10,7 +10,7 @@ _violation := {
 }
 
 _input(count) := {
-	"derived": {"cidr_count": count},
+	"derived": {"entry_count": count},
 	"params": {"rules": {"cidr-limit": {"max": 64}}},
 }
 
@@ -30,7 +30,7 @@ test_missing_limit if {
 	cidr_limit.deny == {object.union(
 		_violation,
 		{"msg": "1 CIDRs, more than <undefined>: each one slows new connections on every node"},
-	)} with input as {"derived": {"cidr_count": 1}}
+	)} with input as {"derived": {"entry_count": 1}}
 }
 
 test_missing_count if {

@@ -3,7 +3,8 @@
 # description: |
 #   A list that covers every address of a family switches masquerading off: pods
 #   leave the cluster with addresses that nobody outside can answer to. Where pod
-#   ranges are routed outside, set the action of this rule to off.
+#   ranges are routed outside, set the action of this rule to off. Exceptions do not
+#   count: what they leave masqueraded is hardly ever all that has to be.
 # related_resources:
 #   - ref: https://github.com/ip-masq-guard/ip-masq-guard/blob/main/docs/rules.md#masquerade-not-disabled
 # custom:
@@ -19,7 +20,7 @@ deny contains v if {
 _violations contains {
 	"rule": "masquerade-not-disabled",
 	"path": disabled.path,
-	"msg": $"the list covers {disabled.all}, so no {disabled.family} traffic is masqueraded, that to the internet neither",
+	"msg": $"the list covers {disabled.all}, so no {disabled.family} traffic is masqueraded{_but}",
 	"hint": _hint,
 } if {
 	some disabled in input.derived.disabled
@@ -35,5 +36,9 @@ _violations contains {
 }
 
 _hint := "list only ranges that can answer to pod addresses"
+
+default _but := ", that to the internet neither"
+
+_but := " but for the exceptions" if input.derived.entry_count > input.derived.cidr_count
 
 _explained if count(input.derived.disabled) > 0

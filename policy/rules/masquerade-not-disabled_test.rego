@@ -28,6 +28,21 @@ test_deny_both_families if {
 	])
 }
 
+test_deny_in_spite_of_exceptions if {
+	derived := {
+		"disables_masquerade": true,
+		"disabled": [{"family": "ipv4", "all": "0.0.0.0/0", "path": "nonMasqueradeCIDRs[0]"}],
+		"cidr_count": 1,
+		"entry_count": 2,
+	}
+	masquerade_not_disabled.deny == {{
+		"rule": "masquerade-not-disabled",
+		"path": "nonMasqueradeCIDRs[0]",
+		"msg": "the list covers 0.0.0.0/0, so no ipv4 traffic is masqueraded but for the exceptions",
+		"hint": "list only ranges that can answer to pod addresses",
+	}} with input as {"derived": derived}
+}
+
 _unexplained := {
 	"rule": "masquerade-not-disabled",
 	"path": "nonMasqueradeCIDRs",

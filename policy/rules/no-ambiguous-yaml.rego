@@ -40,6 +40,8 @@ _violations contains {
 }
 
 # What is new among the problems belongs here, so that none goes unjudged.
-_elsewhere(problem) if problem.code in {"empty", "unknown-key", "key-case", "pasted-manifest"}
+_elsewhere(problem) if problem.code in {
+	"empty", "unknown-key", "key-case", "pasted-manifest", "ineffective-exception",
+}
 
 _listed if is_array(input.problems)

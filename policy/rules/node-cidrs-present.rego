@@ -11,10 +11,12 @@
 package ipmasq.node_cidrs_present
 
 import data.ipmasq.lib
+import future.keywords.not
 
 deny contains v if {
 	not input.derived.uncovered.node == []
 	not input.derived.uncovered.node == null
+	not lib.excepted(input.derived.uncovered.node)
 	v := {
 		"rule": "node-cidrs-present",
 		"path": "nonMasqueradeCIDRs",
@@ -23,15 +25,27 @@ deny contains v if {
 	}
 }
 
+deny contains v if {
+	not input.derived.uncovered.node == []
+	some range in input.derived.uncovered.node
+	v := {
+		"rule": "node-cidrs-present",
+		"path": range.exception.path,
+		"text": range.exception.cidr,
+		"msg": $"{range.exception.cidr} takes {lib.names("node", [range])} from the list: {_effect}",
+		"hint": $"drop the line \"- {range.exception.cidr}\", or except less",
+	}
+}
+
 default _message := "input.derived.uncovered.node is missing, so the rule cannot tell what the list lacks"
 
 _message := $"the list does not cover {names}: {_effect}" if {
-	names := lib.names("node", input.derived.uncovered.node)
+	names := lib.names("node", lib.lacking(input.derived.uncovered.node))
 }
 
 default _hint := "give the rule a complete input"
 
-_hint := lib.remedy(input.derived.uncovered.node)
+_hint := lib.remedy(lib.lacking(input.derived.uncovered.node))
 
 _effect := "pods would be seen there with the address of their own node"
 

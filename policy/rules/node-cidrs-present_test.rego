@@ -27,6 +27,35 @@ test_deny_one_range if {
 	}} with input as _uncovered([{"cidr": "10.244.3.0/24", "source": "Node worker-3"}])
 }
 
+_excepted := {
+	"cidr": "10.244.3.0/24",
+	"source": "Node worker-3",
+	"exception": {"cidr": "10.244.0.0/16", "family": "ipv4", "path": "masqueradeCIDRs[1]", "line": 7},
+}
+
+_taken := {
+	"rule": "node-cidrs-present",
+	"path": "masqueradeCIDRs[1]",
+	"text": "10.244.0.0/16",
+	"msg": $"10.244.0.0/16 takes node range 10.244.3.0/24 (Node worker-3) from the list: {_effect}",
+	"hint": "drop the line \"- 10.244.0.0/16\", or except less",
+}
+
+test_deny_excepted_range if {
+	node_cidrs_present.deny == {_taken} with input as _uncovered([_excepted])
+}
+
+test_deny_lacking_and_excepted_ranges if {
+	lacking := {"cidr": "10.244.9.0/24", "source": ""}
+	lack := {
+		"rule": "node-cidrs-present",
+		"path": "nonMasqueradeCIDRs",
+		"msg": $"the list does not cover node range 10.244.9.0/24: {_effect}",
+		"hint": "add to nonMasqueradeCIDRs:\n- 10.244.9.0/24",
+	}
+	node_cidrs_present.deny == {_taken, lack} with input as _uncovered([lacking, _excepted])
+}
+
 test_deny_absent_list if {
 	node_cidrs_present.deny == {{
 		"rule": "node-cidrs-present",

@@ -11,10 +11,12 @@
 package ipmasq.pod_cidrs_present
 
 import data.ipmasq.lib
+import future.keywords.not
 
 deny contains v if {
 	not input.derived.uncovered.pod == []
 	not input.derived.uncovered.pod == null
+	not lib.excepted(input.derived.uncovered.pod)
 	v := {
 		"rule": "pod-cidrs-present",
 		"path": "nonMasqueradeCIDRs",
@@ -23,15 +25,27 @@ deny contains v if {
 	}
 }
 
+deny contains v if {
+	not input.derived.uncovered.pod == []
+	some range in input.derived.uncovered.pod
+	v := {
+		"rule": "pod-cidrs-present",
+		"path": range.exception.path,
+		"text": range.exception.cidr,
+		"msg": $"{range.exception.cidr} takes {lib.names("pod", [range])} from the list: {_effect}",
+		"hint": $"drop the line \"- {range.exception.cidr}\", or except less",
+	}
+}
+
 default _message := "input.derived.uncovered.pod is missing, so the rule cannot tell what the list lacks"
 
 _message := $"the list does not cover {names}: {_effect}" if {
-	names := lib.names("pod", input.derived.uncovered.pod)
+	names := lib.names("pod", lib.lacking(input.derived.uncovered.pod))
 }
 
 default _hint := "give the rule a complete input"
 
-_hint := lib.remedy(input.derived.uncovered.pod)
+_hint := lib.remedy(lib.lacking(input.derived.uncovered.pod))
 
 _effect := "pods would be seen there with the address of their node, and dropped by firewalls"
 

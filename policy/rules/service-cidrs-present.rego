@@ -11,10 +11,12 @@
 package ipmasq.service_cidrs_present
 
 import data.ipmasq.lib
+import future.keywords.not
 
 deny contains v if {
 	not input.derived.uncovered.service == []
 	not input.derived.uncovered.service == null
+	not lib.excepted(input.derived.uncovered.service)
 	v := {
 		"rule": "service-cidrs-present",
 		"path": "nonMasqueradeCIDRs",
@@ -23,15 +25,27 @@ deny contains v if {
 	}
 }
 
+deny contains v if {
+	not input.derived.uncovered.service == []
+	some range in input.derived.uncovered.service
+	v := {
+		"rule": "service-cidrs-present",
+		"path": range.exception.path,
+		"text": range.exception.cidr,
+		"msg": $"{range.exception.cidr} takes {lib.names("service", [range])} from the list: {_effect}",
+		"hint": $"drop the line \"- {range.exception.cidr}\", or except less",
+	}
+}
+
 default _message := "input.derived.uncovered.service is missing, so the rule cannot tell what the list lacks"
 
 _message := $"the list does not cover {names}: {_effect}" if {
-	names := lib.names("service", input.derived.uncovered.service)
+	names := lib.names("service", lib.lacking(input.derived.uncovered.service))
 }
 
 default _hint := "give the rule a complete input"
 
-_hint := lib.remedy(input.derived.uncovered.service)
+_hint := lib.remedy(lib.lacking(input.derived.uncovered.service))
 
 _effect := "routed services would see the node's address"
 

@@ -14,6 +14,19 @@ names(kind, ranges) := $"{kind} ranges {concat(", ", first)}{_more(ranges, 3)}" 
 }
 
 # METADATA
+# description: The ranges that the list itself lacks.
+lacking(ranges) := [range | some range in ranges; not range.exception]
+
+# METADATA
+# description: The list has all of the ranges, and exceptions take them from it.
+excepted(ranges) if {
+	is_array(ranges)
+	every range in ranges {
+		range.exception
+	}
+}
+
+# METADATA
 # description: The lines to add, ready to paste; of an absent list also its defaults.
 remedy(ranges) := concat("\n", array.concat(_head, [$"- {range.cidr}" | some range in first])) if {
 	count(ranges) <= _shown
