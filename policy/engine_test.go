@@ -90,6 +90,28 @@ deny data["config"]:7 masqLinkLocal: "yes" is true here, but text to newer YAML 
 `,
 		},
 		{
+			name: "an exception inside the list", request: update(good + "masqueradeCIDRs:\n- 10.200.0.0/16\n- 192.168.9.0/24\n"),
+		},
+		{
+			name:    "exceptions that take ranges of the cluster, stand twice, or have no effect",
+			request: update(good + "- 10.244.1.64/26\nmasqueradeCIDRs:\n- 10.244.0.0/16\n- 172.16.0.0/12\n- 192.168.0.0/24\n- 192.168.0.0/24\n- 10.244.9.0/24\n"),
+			want: `deny data["config"]:6 masqueradeCIDRs[0]: 10.244.0.0/16 takes pod range 10.244.1.0/26 (Node worker-1) from the list: ` +
+				`pods would be seen there with the address of their node, and dropped by firewalls; ` +
+				`drop the line "- 10.244.0.0/16", or except less [pod-cidrs-present]
+deny data["config"]:6 masqueradeCIDRs[0]: 10.244.0.0/16 takes pod range 10.244.1.128/25 (Node worker-1) from the list: ` +
+				`pods would be seen there with the address of their node, and dropped by firewalls; ` +
+				`drop the line "- 10.244.0.0/16", or except less [pod-cidrs-present]
+deny data["config"]:7 masqueradeCIDRs[1]: "172.16.0.0/12" lies in no range that is spared, so it is masqueraded anyway; ` +
+				`remove it [exceptions-inside-spared]
+deny data["config"]:8 masqueradeCIDRs[2]: 192.168.0.0/24 takes node range 192.168.0.7/32 (Node worker-1) from the list: ` +
+				`pods would be seen there with the address of their own node; ` +
+				`drop the line "- 192.168.0.0/24", or except less [node-cidrs-present]
+deny data["config"]:9 masqueradeCIDRs[3]: 192.168.0.0/24 is listed already (masqueradeCIDRs[2], line 8); drop this line [no-duplicate]
+deny data["config"]:10 masqueradeCIDRs[4]: "10.244.9.0/24" lies inside the exception 10.244.0.0/16 (masqueradeCIDRs[0]), ` +
+				`so it has no effect; remove it [exceptions-inside-spared]
+`,
+		},
+		{
 			name: "soft and switched off", params: "rules: {no-overlap: {action: warn}, no-duplicate: {action: off}}",
 			request: update(good + "- 10.0.0.0/8\n- 10.1.0.0/16\n"),
 			want: `warn data["config"]:5 nonMasqueradeCIDRs[3]: 10.1.0.0/16 lies inside 10.0.0.0/8 ` +

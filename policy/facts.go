@@ -365,7 +365,10 @@ func longestPrefix(sorted []sortedPrefix) (spared []netipx.IPRange, taken []exem
 			around = around[:len(around)-1]
 		}
 	}
-	for _, p := range sorted {
+	for i, p := range sorted {
+		if i > 0 && p.prefix == sorted[i-1].prefix && p.exception == sorted[i-1].exception {
+			continue // the first of equal ones stands for all
+		}
 		leave(p.prefix.Addr())
 		if len(around) > 0 && next.Compare(p.prefix.Addr()) < 0 {
 			tell(p.prefix.Addr().Prev())
