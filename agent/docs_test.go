@@ -12,8 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/spf13/pflag"
-
-	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
 // reference is the page that has to tell everything.
@@ -160,7 +158,7 @@ func described(t *testing.T, registry *prometheus.Registry) []string {
 }
 
 func TestReferenceNamesEveryMetric(t *testing.T) {
-	documented(t, "Metrics", described(t, newMetrics("v1.2.3", []ruleset.Family{ruleset.IPv4, ruleset.IPv6}).registry))
+	documented(t, "Metrics", described(t, newWorld(t, options{}).syncer.metrics.registry))
 }
 
 // TestMetricsFollowConventions: names, units and help are as Prometheus wants them.

@@ -33,6 +33,7 @@ type options struct {
 	rules          ruleset.Options
 	toPorts        string // as given, for the log
 	configPath     string
+	expectedDigest string // the file that holds it; empty: none
 	stateDir       string // empty: the last valid configuration is in memory only
 	metricsAddress string // "0": none
 	backend        iptables.Backend
@@ -131,13 +132,15 @@ func (r *rawFlags) groups(o *options) [groupCount]group {
 	source.StringVar(&o.configPath, "config-path", defaultConfigPath, "`file` to read; a missing one means the defaults")
 	source.StringVar(&o.stateDir, "state-dir", "",
 		"`directory` that keeps the last valid configuration over restarts (default: memory only)")
+	source.StringVar(&o.expectedDigest, "expected-digest-file", "",
+		"`file` with the SHA-256 of the configuration that has to be applied for /readyz to succeed; missing or empty: any")
 
 	run := groups[groupRun].flags
 	run.BoolVar(&o.once, "once", false, "apply the file once and exit: 0 applied, 1 file or kernel refuses")
 	run.BoolVar(&o.dryRun, "dry-run", false, "print what would be restored and exit; needs no privilege")
 	run.StringVar(&r.backend, "iptables-backend", string(iptables.Auto), "auto, nft or legacy; auto joins what the node's kubelet and kube-proxy use")
 	run.StringVar(&o.metricsAddress, "metrics-bind-address", defaultMetricsAddress,
-		"`address` of /metrics, /healthz and /readyz; 0 switches them off")
+		"`address` of /metrics, /status, /healthz and /readyz; 0 switches them off")
 	run.BoolVar(&o.cleanupOnExit, "cleanup-on-exit", false, "remove the rules when stopped by SIGTERM or SIGINT; else they stay")
 	run.StringVar(&r.logLevel, "log-level", "info", "debug, info, warn or error")
 	run.BoolVar(&o.version, "version", false, "print the version and exit")

@@ -36,6 +36,9 @@ const (
 	memoryLimit = 48 << 20 // bytes
 )
 
+// nodeVariable is the environment variable with the name of the node.
+const nodeVariable = "NODE_NAME"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
@@ -96,18 +99,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		"randomFully", opts.rules.RandomFully, "toPorts", opts.toPorts,
 		"sources", fmt.Sprint(opts.rules.Sources), "outInterfaces", opts.rules.Interfaces, "spareMulticast", opts.rules.SpareMulticast,
 		"backend", backend, "backendReason", why, "stateDir", opts.stateDir)
-	return daemon(ctx, opts, kernel, log)
+	return daemon(ctx, opts, kernel, about{
+		node: os.Getenv(nodeVariable), backend: string(backend), backendReason: why,
+		backendVersion: kernel.Version(ctx), kernelVersion: kernelVersion(),
+	}, log)
 }
 
 // daemon holds the rules until ctx ends, and leaves them in the kernel unless it is
 // to take them away.
-func daemon(ctx context.Context, opts options, kernel kernel, log *slog.Logger) error {
+func daemon(ctx context.Context, opts options, kernel kernel, about about, log *slog.Logger) error {
 	absent, err := present(ctx, opts.rules.Chain)
 	if err != nil {
 		log.WarnContext(ctx, "agent cleanup would not see that this agent runs", "error", err)
 	}
 	defer absent()
 	s := newSyncer(opts, kernel, log)
+	s.about = about
 	stopServing, err := serve(ctx, opts.metricsAddress, s, log)
 	if err != nil {
 		return err
@@ -150,6 +157,15 @@ func staySmall() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}
+}
+
+// kernelVersion is the release of the running kernel, or empty.
+func kernelVersion() string {
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(release))
 }
 
 // buildVersion is what the linker was told, or else what the Go command knew: the

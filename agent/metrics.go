@@ -20,6 +20,7 @@ type metrics struct {
 	registry *prometheus.Registry
 
 	info         *prometheus.GaugeVec
+	applied      *prometheus.GaugeVec
 	cidrs        *prometheus.GaugeVec
 	resync       prometheus.Gauge
 	problems     *prometheus.GaugeVec
@@ -28,6 +29,7 @@ type metrics struct {
 	held         *prometheus.GaugeVec
 	drift        *prometheus.CounterVec
 	passSeconds  *prometheus.HistogramVec
+	rules        *prometheus.GaugeVec
 	lastVerified prometheus.Gauge
 
 	families []ruleset.Family
@@ -41,9 +43,12 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 		registry: prometheus.NewRegistry(),
 		info: gauge("config_info", "The configuration in force: SHA-256 of its text (empty for defaults) and "+
 			"where it comes from (file, last-valid, defaults).", "digest", "source"),
+		applied: gauge("config_applied_info", "The configuration that the kernel was last seen to hold, for every family: "+
+			"SHA-256 of its text (empty for defaults).", "digest"),
 		cidrs:    gauge("config_cidrs", "CIDRs of the configuration in force that are not masqueraded.", "family"),
 		problems: gauge("config_file_problems", "Problems in the configuration file as it is now.", "severity"),
 		held:     gauge("rules_verified", "1 when the kernel was seen to hold the rules at the last pass.", "family"),
+		rules:    gauge("rules", "Rules that the kernel is to hold, the jump included.", "family"),
 		resync: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "resync_interval_seconds", Help: "Time between two passes when nothing changes.",
 		}),
@@ -70,7 +75,7 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 	build := gauge("build_info", "The program.", "version", "goversion")
 	build.WithLabelValues(version, runtime.Version()).Set(1)
 
-	m.registry.MustRegister(build, m.info, m.cidrs, m.resync, m.problems, m.fileRefused, m.refusals, m.held, m.drift,
+	m.registry.MustRegister(build, m.info, m.applied, m.rules, m.cidrs, m.resync, m.problems, m.fileRefused, m.refusals, m.held, m.drift,
 		m.passSeconds, m.lastVerified,
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics()))
@@ -78,9 +83,7 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 	// Series exist from the start, so that a rate sees the first increase.
 	for _, family := range families {
 		m.held.WithLabelValues(label(family)).Set(0)
-		for _, kind := range []iptables.Drift{
-			iptables.ChainMissing, iptables.ChainChanged, iptables.JumpMissing, iptables.JumpDuplicate,
-		} {
+		for _, kind := range iptables.Drifts() {
 			m.drift.WithLabelValues(label(family), string(kind))
 		}
 	}
@@ -121,6 +124,31 @@ func (m *metrics) inForce(force inForce) {
 			}
 		}
 		m.cidrs.WithLabelValues(label(family)).Set(float64(n))
+	}
+}
+
+// asExpected registers what tells whether the applied digest is the expected one. It
+// is asked at every scrape, since the expectation changes without a pass.
+func (m *metrics) asExpected(met func() bool) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "config_as_expected",
+		Help: "1 when the applied digest is the one of --expected-digest-file, or none is expected.",
+	}, func() float64 {
+		if met() {
+			return 1
+		}
+		return 0
+	}))
+}
+
+// published tells what a pass has left in force.
+func (m *metrics) published(s *status) {
+	for _, f := range s.families {
+		m.rules.WithLabelValues(label(f.version)).Set(float64(f.rules))
+	}
+	if s.applied != nil {
+		m.applied.Reset()
+		m.applied.WithLabelValues(s.applied.digest).Set(1)
 	}
 }
 

@@ -245,7 +245,7 @@ func TestDaemonHoldsTheFile(t *testing.T) {
 				return ""
 			})
 			if _, body := a.get(t, "/readyz"); !regexp.MustCompile(
-				`^\[\+\] rules: ok\n\[-\] file: refused: line 1, nonMasqueradeCIDRs\[0\]: .*10\.2\.0\.1/16.*10\.2\.0\.0/16.*\nin force: last-valid, `,
+				`^\[\+\] rules: ok\n\[-\] file: refused: line 1, nonMasqueradeCIDRs\[0\]: .*10\.2\.0\.1/16.*10\.2\.0\.0/16.*\n\[\+\] digest: ok\nin force: last-valid, `,
 			).MatchString(body) {
 				t.Errorf("/readyz with a bad file: %s", body)
 			}

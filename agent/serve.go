@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
 const (
@@ -26,13 +29,67 @@ const (
 	maxScrapes     = 3 // at a time
 )
 
-// status is the outcome of the last pass.
+// status is the outcome of the last pass. It is not changed once it is published.
 type status struct {
-	passed   time.Time // when it began; zero before the first one
-	due      time.Time // when the next pass begins
-	failures []string  // of families whose rules the kernel does not hold
-	refusals []string  // why the file is refused, the first ones
-	inForce  inForceName
+	passed       time.Time // when it began; zero before the first one
+	due          time.Time // when the next pass begins
+	interval     time.Duration
+	inForce      inForceName // what the kernel is to hold
+	inForceSince time.Time
+	applied      *applied // nil before every family was right for the first time
+	families     []familyStatus
+	file         fileStatus
+}
+
+// applied is the configuration that the kernel was last seen to hold, for every family.
+type applied struct {
+	digest string    // empty for defaults
+	since  time.Time // when it was first seen
+}
+
+// familyStatus is what is known of the rules of one IP version.
+type familyStatus struct {
+	version    ruleset.Family
+	verifiedAt time.Time // when the kernel was last seen to hold the rules; zero when it never was
+	failure    string    // of the last pass; empty when it succeeded
+	rules      int       // that the kernel is to hold, the jump included
+	drift      map[ruleset.Drift]int
+}
+
+// fileStatus is what is known of the file.
+type fileStatus struct {
+	path     string
+	state    fileState
+	since    time.Time // when this content was first seen
+	counts   map[config.Severity]int
+	problems []config.Problem // the first ones
+}
+
+type fileState string
+
+const (
+	fileUnread  fileState = "unread" // before the first pass
+	fileLoaded  fileState = "loaded"
+	fileMissing fileState = "missing"
+	fileRefused fileState = "refused"
+)
+
+// view is what a question at one moment is answered from.
+type view struct {
+	*status
+
+	about    about
+	expected expectation
+	now      time.Time
+}
+
+// about is what does not change while the agent runs.
+type about struct {
+	node           string // empty when nobody has told it
+	backend        string
+	backendReason  string
+	backendVersion string // "iptables v1.8.9 (nf_tables)"
+	kernelVersion  string
 }
 
 // alive tells why the loop seems to be stuck, or nil.
@@ -43,33 +100,53 @@ func (s *status) alive(now time.Time) error {
 	return nil
 }
 
-// rules tells why the kernel is not known to hold what is in force, or nil.
-func (s *status) rules(now time.Time) error {
-	if s.passed.IsZero() {
+// checkRules tells why the kernel is not known to hold what is in force, or nil.
+func (v view) checkRules() error {
+	if v.passed.IsZero() {
 		return errors.New("not applied yet")
 	}
-	if len(s.failures) > 0 {
-		return errors.New(strings.Join(s.failures, "; "))
+	var failures []string
+	for _, f := range v.families {
+		if f.failure != "" {
+			failures = append(failures, f.failure)
+		}
 	}
-	return s.alive(now)
+	if len(failures) > 0 {
+		return errors.New(strings.Join(failures, "; "))
+	}
+	return v.alive(v.now)
 }
 
-// file tells why the file is not what is in force, or nil.
-func (s *status) file(time.Time) error {
-	if len(s.refusals) == 0 {
+// checkFile tells why the file is not what is in force, or nil.
+func (v view) checkFile() error {
+	if v.file.state != fileRefused {
 		return nil
 	}
-	return fmt.Errorf("refused: %s", strings.Join(s.refusals, "; "))
+	var refusals []string
+	for _, p := range v.file.problems {
+		if p.Severity == config.Fatal {
+			refusals = append(refusals, p.String())
+		}
+	}
+	return fmt.Errorf("refused: %s", strings.Join(refusals, "; "))
 }
+
+// checkDigest tells why what is applied is not what is expected, or nil.
+func (v view) checkDigest() error { return v.expected.met(v.applied) }
 
 // check is one condition of being ready.
 type check struct {
 	name   string
-	failed func(*status, time.Time) error
+	failed func(view) error
+	worst  state // of the agent while the check fails
 }
 
 func checks() []check {
-	return []check{{"rules", (*status).rules}, {"file", (*status).file}}
+	return []check{
+		{"rules", view.checkRules, notInForce},
+		{"file", view.checkFile, degraded},
+		{"digest", view.checkDigest, notInForce},
+	}
 }
 
 // serve answers at address until the function that it returns is called.
@@ -119,10 +196,19 @@ func endpoints(s *syncer) []endpoint {
 			_, _ = io.WriteString(w, "ok\n")
 		})},
 		{"/readyz", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			code, text := ready(s.status.Load(), time.Now(), r.URL.Query()["exclude"])
+			code, text := ready(s.view(), r.URL.Query()["exclude"])
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			w.WriteHeader(code)
 			_, _ = io.WriteString(w, text)
+		})},
+		{"/status", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			text, err := newReport(s.view()).text()
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(text)
 		})},
 		{"/metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{
 			DisableCompression:  true, // a compressor needs more memory than all the rest of the agent
@@ -142,11 +228,11 @@ func newHandler(s *syncer) http.Handler {
 
 // ready lists every check with its outcome, as Kubernetes' own programs do. A check
 // that is excluded is told all the same, and does not count.
-func ready(s *status, now time.Time, exclude []string) (code int, text string) {
+func ready(v view, exclude []string) (code int, text string) {
 	code = http.StatusOK
 	var b strings.Builder
 	for _, check := range checks() {
-		err := check.failed(s, now)
+		err := check.failed(v)
 		switch {
 		case err == nil:
 			fmt.Fprintf(&b, "[+] %s: ok\n", check.name)
@@ -157,8 +243,8 @@ func ready(s *status, now time.Time, exclude []string) (code int, text string) {
 			code = http.StatusServiceUnavailable
 		}
 	}
-	if !s.passed.IsZero() {
-		fmt.Fprintf(&b, "in force: %s; last pass: %s\n", s.inForce, s.passed.UTC().Format(time.RFC3339))
+	if !v.passed.IsZero() {
+		fmt.Fprintf(&b, "in force: %s; last pass: %s\n", v.inForce, instant(v.passed))
 	}
 	return code, b.String()
 }

@@ -13,62 +13,102 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
 func TestReady(t *testing.T) {
 	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
-	fromSource := inForceName{"0123abcd", fromFile}
+	ago := noon.Add(-time.Hour)
+	digest, other := strings.Repeat("0a", 32), strings.Repeat("1b", 32)
+	fromSource := inForceName{digest, fromFile}
+	const last = "; last pass: 2026-01-02T12:00:00Z\n"
+	verified := status{passed: noon, due: noon.Add(time.Minute), inForce: fromSource, applied: &applied{digest, ago}}
+	refused := fileStatus{state: fileRefused, problems: []config.Problem{
+		{Line: 3, Path: "nonMasqueradeCIDRs[1]", Message: "bad", Remedy: "mend it"},
+		{Line: 4, Path: "x", Message: "y"},
+		{Severity: config.Suspicious, Line: 1, Path: "z", Message: "odd"},
+	}}
 	for _, test := range []struct {
-		name    string
-		status  status
-		exclude []string
-		code    int
-		text    string
+		name     string
+		status   status
+		expected expectation
+		exclude  []string
+		code     int
+		text     string
 	}{
-		{"before the first pass", status{due: noon}, nil, 503, "[-] rules: not applied yet\n[+] file: ok\n"},
 		{
-			"verified",
-			status{passed: noon, due: noon.Add(time.Minute), inForce: fromSource},
-			nil, 200,
-			"[+] rules: ok\n[+] file: ok\nin force: file, sha256 0123abcd; last pass: 2026-01-02T12:00:00Z\n",
+			"before the first pass", status{due: noon}, expectation{}, nil, 503,
+			"[-] rules: not applied yet\n[+] file: ok\n[+] digest: ok\n",
+		},
+		{
+			"verified", verified, expectation{}, nil, 200,
+			"[+] rules: ok\n[+] file: ok\n[+] digest: ok\nin force: file, sha256 " + digest + last,
 		},
 		{
 			"one family failed",
-			status{passed: noon, due: noon, inForce: fromSource, failures: []string{"applying IPv6 rules: no such table"}},
+			status{passed: noon, due: noon, inForce: fromSource, families: []familyStatus{
+				{version: ruleset.IPv4}, {version: ruleset.IPv6, failure: "applying IPv6 rules: no such table"},
+			}},
+			expectation{},
 			[]string{"file"},
 			503,
-			"[-] rules: applying IPv6 rules: no such table\n[+] file: ok\n" +
-				"in force: file, sha256 0123abcd; last pass: 2026-01-02T12:00:00Z\n",
+			"[-] rules: applying IPv6 rules: no such table\n[+] file: ok\n[+] digest: ok\nin force: file, sha256 " + digest + last,
 		},
 		{
 			"file refused",
-			status{
-				passed: noon, due: noon, inForce: inForceName{"0123abcd", fromLastValid},
-				refusals: []string{"line 3, nonMasqueradeCIDRs[1]: bad; mend it", "line 4, x: y"},
-			},
+			status{passed: noon, due: noon, inForce: inForceName{digest, fromLastValid}, file: refused},
+			expectation{},
 			nil, 503,
-			"[+] rules: ok\n[-] file: refused: line 3, nonMasqueradeCIDRs[1]: bad; mend it; line 4, x: y\n" +
-				"in force: last-valid, sha256 0123abcd; last pass: 2026-01-02T12:00:00Z\n",
+			"[+] rules: ok\n[-] file: refused: line 3, nonMasqueradeCIDRs[1]: bad; mend it; line 4, x: y\n[+] digest: ok\n" +
+				"in force: last-valid, sha256 " + digest + last,
 		},
 		{
 			"file refused, which does not count",
-			status{passed: noon, due: noon, inForce: inForceName{origin: fromDefaults}, refusals: []string{"line 3: bad"}},
+			status{passed: noon, due: noon, inForce: inForceName{origin: fromDefaults}, file: refused},
+			expectation{},
 			[]string{"file"},
 			200,
-			"[+] rules: ok\n[ ] file (excluded): refused: line 3: bad\n" +
-				"in force: defaults; last pass: 2026-01-02T12:00:00Z\n",
+			"[+] rules: ok\n[ ] file (excluded): refused: line 3, nonMasqueradeCIDRs[1]: bad; mend it; line 4, x: y\n[+] digest: ok\n" +
+				"in force: defaults" + last,
 		},
 		{
 			"stuck",
-			status{passed: noon.Add(-time.Hour), due: noon.Add(-2 * time.Minute), inForce: fromSource},
+			status{passed: ago, due: noon.Add(-2 * time.Minute), inForce: fromSource},
+			expectation{},
 			nil, 503,
-			"[-] rules: a pass is overdue by 2m0s\n[+] file: ok\n" +
-				"in force: file, sha256 0123abcd; last pass: 2026-01-02T11:00:00Z\n",
+			"[-] rules: a pass is overdue by 2m0s\n[+] file: ok\n[+] digest: ok\nin force: file, sha256 " + digest +
+				"; last pass: 2026-01-02T11:00:00Z\n",
+		},
+		{
+			"as expected", verified, expectation{digest: digest, since: noon}, nil, 200,
+			"[+] rules: ok\n[+] file: ok\n[+] digest: ok\nin force: file, sha256 " + digest + last,
+		},
+		{
+			"another is expected", verified, expectation{digest: other, since: noon}, nil, 503,
+			"[+] rules: ok\n[+] file: ok\n[-] digest: expected " + other + " since 2026-01-02T12:00:00Z, applied " + digest +
+				" since 2026-01-02T11:00:00Z; a mounted ConfigMap follows its object within 90 s\nin force: file, sha256 " + digest + last,
+		},
+		{
+			"another than the defaults is expected",
+			status{passed: noon, due: noon, inForce: inForceName{origin: fromDefaults}, applied: &applied{"", ago}},
+			expectation{digest: other, since: noon},
+			[]string{"digest"},
+			200,
+			"[+] rules: ok\n[+] file: ok\n[ ] digest (excluded): expected " + other + " since 2026-01-02T12:00:00Z, applied the defaults" +
+				" since 2026-01-02T11:00:00Z; a mounted ConfigMap follows its object within 90 s\nin force: defaults" + last,
+		},
+		{
+			"expected, and nothing is applied", status{due: noon}, expectation{digest: other, since: noon}, nil, 503,
+			"[-] rules: not applied yet\n[+] file: ok\n[-] digest: expected " + other + " since 2026-01-02T12:00:00Z, and nothing is applied yet\n",
+		},
+		{
+			"nobody can tell what is expected", verified, expectation{err: errors.New("reading the expected digest: no")}, nil, 503,
+			"[+] rules: ok\n[+] file: ok\n[-] digest: reading the expected digest: no\nin force: file, sha256 " + digest + last,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			code, text := ready(&test.status, noon, test.exclude)
+			code, text := ready(view{status: &test.status, expected: test.expected, now: noon}, test.exclude)
 			if code != test.code {
 				t.Errorf("code %d, want %d", code, test.code)
 			}
@@ -128,6 +168,7 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`drift_total{family="ipv6",kind="jump-missing"} 0`,
 	}
 	want("before the first pass", append(append([]string{
+		`config_as_expected 1`,
 		`config_file_problems{severity="fatal"} 0`,
 		`config_file_problems{severity="suspicious"} 0`,
 		`config_file_refusals_total 0`,
@@ -143,6 +184,8 @@ func TestMetricsTellTheTruth(t *testing.T) {
 	w.holds(t, "nonMasqueradeCIDRs: [10.1.0.0/16, 10.2.0.0/16, 'fd00::/8']\n")
 	w.syncer.pass(t.Context())
 	want("applied", append(append([]string{
+		`config_applied_info{digest="bbc1e5d040042b9003d7d33d35ee19914e2b8a97f7fe14eae7b6880498bdc69b"} 1`,
+		`config_as_expected 1`,
 		`config_cidrs{family="ipv4"} 2`,
 		`config_cidrs{family="ipv6"} 1`,
 		`config_file_problems{severity="fatal"} 0`,
@@ -152,6 +195,8 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`config_info{digest="bbc1e5d040042b9003d7d33d35ee19914e2b8a97f7fe14eae7b6880498bdc69b",source="file"} 1`,
 	}, noDrift...),
 		`resync_interval_seconds 60`,
+		`rules{family="ipv4"} 5`,
+		`rules{family="ipv6"} 4`,
 		`rules_verified{family="ipv4"} 1`,
 		`rules_verified{family="ipv6"} 1`,
 		`sync_seconds_count{result="failure"} 0`,
@@ -165,6 +210,8 @@ func TestMetricsTellTheTruth(t *testing.T) {
 	w.syncer.pass(t.Context())
 	drift := append([]string{`drift_total{family="ipv4",kind="chain-changed"} 1`}, noDrift[1:]...)
 	want("refused, drifted and failing", append(append([]string{
+		`config_applied_info{digest="bbc1e5d040042b9003d7d33d35ee19914e2b8a97f7fe14eae7b6880498bdc69b"} 1`,
+		`config_as_expected 1`,
 		`config_cidrs{family="ipv4"} 2`,
 		`config_cidrs{family="ipv6"} 1`,
 		`config_file_problems{severity="fatal"} 1`,
@@ -174,6 +221,8 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`config_info{digest="bbc1e5d040042b9003d7d33d35ee19914e2b8a97f7fe14eae7b6880498bdc69b",source="last-valid"} 1`,
 	}, drift...),
 		`resync_interval_seconds 60`,
+		`rules{family="ipv4"} 5`,
+		`rules{family="ipv6"} 4`,
 		`rules_verified{family="ipv4"} 1`,
 		`rules_verified{family="ipv6"} 0`,
 		`sync_seconds_count{result="failure"} 2`,
@@ -209,6 +258,7 @@ func TestServe(t *testing.T) {
 	}{
 		{"GET", "/healthz", 200},
 		{"GET", "/readyz", 503},
+		{"GET", "/status", 200},
 		{"GET", "/metrics", 200},
 		{"POST", "/metrics", 405},
 		{"GET", "/", 404},
@@ -246,7 +296,7 @@ func TestDaemonLeavesNothingRunning(t *testing.T) {
 	opts.metricsAddress = "127.0.0.1:0"
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := daemon(ctx, opts, w.kernel, slog.New(slog.DiscardHandler)); err != nil {
+	if err := daemon(ctx, opts, w.kernel, about{}, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{good}, w.wrote()); diff != "" {

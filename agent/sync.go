@@ -51,9 +51,11 @@ type syncer struct {
 	store   store
 	log     *slog.Logger
 	metrics *metrics
+	about   about
 	status  atomic.Pointer[status] // never nil
 
 	seen     *reading         // what was judged last; nil before the first pass
+	told     *reading         // what the published status tells of
 	problems []config.Problem // of the text in the file
 	force    inForce
 	families []*family
@@ -90,6 +92,9 @@ type family struct {
 	held    bool             // the kernel held want at some time, so that a difference is drift
 	drift   []iptables.Drift // of the last pass: a fight over the rules is logged once
 	failure string           // of the last pass; empty when it succeeded
+
+	verifiedAt time.Time // when the kernel was last seen to hold want; zero when it never was
+	drifts     map[ruleset.Drift]int
 }
 
 func newSyncer(opts options, kernel kernel, log *slog.Logger) *syncer {
@@ -98,9 +103,10 @@ func newSyncer(opts options, kernel kernel, log *slog.Logger) *syncer {
 		metrics: newMetrics(buildVersion(), opts.families()),
 	}
 	for _, version := range opts.families() {
-		s.families = append(s.families, &family{version: version})
+		s.families = append(s.families, &family{version: version, drifts: map[ruleset.Drift]int{}})
 	}
-	s.status.Store(&status{due: time.Now()})
+	s.status.Store(&status{due: time.Now(), file: fileStatus{path: opts.configPath, state: fileUnread}})
+	s.metrics.asExpected(func() bool { return s.view().checkDigest() == nil })
 	return s
 }
 
@@ -225,7 +231,7 @@ func (s *syncer) enforce(want inForce) {
 	for _, f := range s.families {
 		rules := ruleset.Build(want.config, f.version, s.opts.rules)
 		if !slices.Equal(rules.Rules, f.want.Rules) {
-			f.want, f.held = rules, false
+			f.want, f.held, f.verifiedAt = rules, false, time.Time{}
 		}
 	}
 }
@@ -254,6 +260,7 @@ func (s *syncer) applyFamily(ctx context.Context, f *family) error {
 		f.failure = err.Error()
 		return err
 	}
+	f.verifiedAt = time.Now()
 	if f.failure != "" {
 		s.log.InfoContext(ctx, "kernel holds the rules again", "family", name)
 		f.failure = ""
@@ -264,6 +271,9 @@ func (s *syncer) applyFamily(ctx context.Context, f *family) error {
 		return nil
 	}
 	s.metrics.drifted(f.version, drift)
+	for _, kind := range drift {
+		f.drifts[kind]++
+	}
 	if len(drift) > 0 && !slices.Equal(drift, f.drift) {
 		s.log.WarnContext(ctx, "drift healed: something else had changed the rules", "family", name, "drift", drift)
 	}
@@ -316,17 +326,65 @@ func (s *syncer) wait(err error) time.Duration {
 	return s.retry
 }
 
+// publish tells others what this pass has found.
 func (s *syncer) publish(began time.Time, wait time.Duration) {
-	now := &status{passed: began, due: time.Now().Add(wait), inForce: s.force.inForceName}
+	before := s.status.Load()
+	now := &status{
+		passed: began, due: time.Now().Add(wait), interval: s.force.config.Resync,
+		inForce: s.force.inForceName, inForceSince: before.inForceSince, applied: before.applied, file: before.file,
+	}
+	if before.inForce != now.inForce || now.inForceSince.IsZero() {
+		now.inForceSince = began
+	}
+	right := true
 	for _, f := range s.families {
-		if f.failure != "" {
-			now.failures = append(now.failures, f.failure)
+		right = right && f.failure == ""
+		drift := map[ruleset.Drift]int{}
+		for _, kind := range iptables.Drifts() {
+			drift[kind] = f.drifts[kind]
 		}
+		now.families = append(now.families, familyStatus{
+			version: f.version, verifiedAt: f.verifiedAt, failure: f.failure, rules: f.rules(), drift: drift,
+		})
 	}
-	for _, p := range s.problems {
-		if p.Severity == config.Fatal && len(now.refusals) < maxTold {
-			now.refusals = append(now.refusals, p.String())
-		}
+	if right && (now.applied == nil || now.applied.digest != now.inForce.digest) {
+		now.applied = &applied{digest: now.inForce.digest, since: time.Now()}
 	}
+	if s.told != s.seen {
+		s.told = s.seen
+		now.file = s.fileStatus(began)
+	}
+	s.metrics.published(now)
 	s.status.Store(now)
+}
+
+// rules is how many the kernel is to hold, the jump included.
+func (f *family) rules() int { return len(f.want.Rules) + 1 }
+
+// fileStatus is what the last reading was like; the worst problems come first.
+func (s *syncer) fileStatus(since time.Time) fileStatus {
+	now := fileStatus{path: s.opts.configPath, state: fileLoaded, since: since, counts: map[config.Severity]int{}}
+	switch {
+	case s.seen.missing:
+		now.state = fileMissing
+	case refused(s.problems):
+		now.state = fileRefused
+	}
+	for _, severity := range []config.Severity{config.Fatal, config.Suspicious} {
+		for _, p := range s.problems {
+			if p.Severity != severity {
+				continue
+			}
+			now.counts[severity]++
+			if len(now.problems) < maxTold {
+				now.problems = append(now.problems, p)
+			}
+		}
+	}
+	return now
+}
+
+// view is what a question now is answered from.
+func (s *syncer) view() view {
+	return view{s.status.Load(), s.about, expect(s.opts.expectedDigest), time.Now()}
 }

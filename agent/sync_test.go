@@ -428,8 +428,14 @@ func TestOneFamilyFails(t *testing.T) {
 				w := newWorld(t, opts)
 				w.kernel.refuses(test.refuses, "no such table")
 				runSteps(t, w, []step{{holds(text), soon, test.writes, test.logs}})
-				if got := len(w.syncer.status.Load().failures); got != 1 {
-					t.Errorf("%d failures in the status, want 1", got)
+				failed := ""
+				for _, f := range w.syncer.status.Load().families {
+					if f.failure != "" {
+						failed += f.version.String()
+					}
+				}
+				if failed != test.refuses.String() {
+					t.Errorf("%q failed as the status has it, want %s", failed, test.refuses)
 				}
 			})
 		})

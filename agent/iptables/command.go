@@ -66,6 +66,18 @@ func locate(name string) (tools, error) {
 // version tells the backend of a command: "iptables v1.8.9 (nf_tables)". Before 1.8
 // there was only legacy, and no name for it. It is empty for a command that fails.
 func version(ctx context.Context, path string) Backend {
+	switch text := banner(ctx, path); {
+	case text == "":
+		return ""
+	case strings.Contains(text, "nf_tables"):
+		return NFT
+	default:
+		return Legacy
+	}
+}
+
+// banner is the first line that a command prints of its version, or empty.
+func banner(ctx context.Context, path string) string {
 	var first string
 	err := run(ctx, command{path: path, args: []string{"--version"}, lines: func(line string) error {
 		if first == "" {
@@ -73,14 +85,10 @@ func version(ctx context.Context, path string) Backend {
 		}
 		return nil
 	}})
-	switch {
-	case err != nil:
+	if err != nil {
 		return ""
-	case strings.Contains(first, "nf_tables"):
-		return NFT
-	default:
-		return Legacy
 	}
+	return first
 }
 
 // restore runs one transaction.

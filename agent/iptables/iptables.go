@@ -32,6 +32,9 @@ const (
 	JumpDuplicate = ruleset.JumpDuplicate
 )
 
+// Drifts are the kinds of drift that a Kernel tells.
+func Drifts() []Drift { return []Drift{ChainMissing, ChainChanged, JumpMissing, JumpDuplicate} }
+
 // Kernel is the nat table of this network namespace, through one backend. It is
 // for one goroutine at a time.
 type Kernel struct {
@@ -49,6 +52,17 @@ func Open(backend Backend) (*Kernel, error) {
 		k.tables[family] = open(backend, family)
 	}
 	return k, nil
+}
+
+// Version is how the iptables commands call themselves: "iptables v1.8.9 (nf_tables)".
+// It is empty when they do not tell.
+func (k *Kernel) Version(ctx context.Context) string {
+	for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
+		if t := k.tables[family]; t.err == nil {
+			return banner(ctx, t.tools.main)
+		}
+	}
+	return ""
 }
 
 // Inspect reads how the kernel differs from want; nothing is written.
