@@ -27,16 +27,18 @@ help: ## list the targets
 build: ## build bin/webhook, bin/agent and bin/kubectl-masq (static)
 	$(GOBUILD) -o bin/ ./webhook ./agent ./kubectl-masq
 
-test: deps controlplane helm build ## run the tests: units, rules, kernel, packets, API server, chart, images; installs what it needs
+test: deps controlplane helm build ## run every test: units, rules, kernel, packets, API server, chart, images, two nodes; installs what it needs
 	$(REQUIRE_ALL) $(REQUIRE_IMAGES) go test -race -count=1 -timeout 30m $(ISOLATED) ./...
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory twonode; \
+	else echo 'NOT RUN, since only root can: the tests of the images and of the two-node cluster'; fi
 
 netns: deps ## run the tests that program a kernel, in namespaces of their own
 	REQUIRE_NETNS=1 go test -race -count=1 $(ISOLATED) ./agent/... ./e2e/netns
 
-e2e: deps controlplane helm build twonode ## run the tests against a real API server, kubectl and kernel, and on a two-node cluster
-	$(REQUIRE_ALL) go test -race -count=1 -timeout 20m $(ISOLATED) ./e2e/...
+e2e: deps controlplane helm build twonode ## of these, the tests of a real API server, kubectl, kernel and cluster (root)
+	$(REQUIRE_ALL) $(REQUIRE_IMAGES) go test -race -count=1 -timeout 20m $(ISOLATED) ./e2e/...
 
-twonode: deps controlplane nodes helm build ## run the tests on a two-node cluster alone (root)
+twonode: deps controlplane nodes helm build ## of these, the tests of the two-node cluster alone: five minutes (root)
 	@.ci/deps cluster
 	@VERSION=$$(sed -n 's/^appVersion: //p' charts/ip-masq-guard/Chart.yaml) e2e/images/build.sh bin/images
 	REQUIRE_NODES=1 IPMASQ_BIN=$(CURDIR)/bin IPMASQ_IMAGES=$(CURDIR)/bin/images \

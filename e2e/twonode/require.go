@@ -13,6 +13,6 @@ const RequireVariable = "REQUIRE_NODES"
 func Require(t *testing.T) {
 	t.Helper()
 	if os.Getenv(RequireVariable) != "1" {
-		t.Skipf("brings up a cluster with nodes: `make e2e`, or %s=1, runs it", RequireVariable)
+		t.Skipf("brings up a cluster with nodes: `make twonode`, or %s=1, runs it", RequireVariable)
 	}
 }
