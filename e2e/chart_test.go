@@ -116,6 +116,8 @@ func TestChartSchema(t *testing.T) {
 		{"mode of certificates", []string{"--set", "certs.mode=certmanager"}, []string{"at '/certs/mode'"}},
 		{"no certificate provided", []string{"--set", "certs.mode=provided"}, []string{"'/certs/provided/caBundle'", "'/certs/provided/secretName'"}},
 		{"rule without .rego", []string{"--set", "customRules.payments=x"}, []string{"at '/customRules'", "'payments' not allowed"}},
+		{"consumer", []string{"--set", "consumer=azure"}, []string{"at '/consumer'"}},
+		{"two that read", []string{"--set", "consumer=cilium"}, []string{"set agent.enabled to false"}},
 		{"the kubelet's port", []string{"--set", "webhook.hostNetwork=true"}, []string{"set webhook.port to another one"}},
 	}
 	h := needHelm(t)

@@ -405,7 +405,7 @@ func TestProbe(t *testing.T) {
 		want      string
 	}{
 		{"nothing is stored", kubeSystem, "", 0, `refused, as it has to be:`},
-		{"something is stored", kubeSystem, approvedConfig, 0, `"198.15.5.92/24" has host bits set`},
+		{"something is stored", kubeSystem, approvedConfig, 0, `"198.15.5.0/33" has an impossible prefix length`},
 		{"nobody judges", open, "", 1, "the API server took a configuration that does not load"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

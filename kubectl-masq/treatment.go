@@ -47,15 +47,15 @@ func (o agentOptions) treat(document *document, params policy.Params) (*treatmen
 	if err != nil {
 		return nil, fmt.Errorf("--source-cidrs: %w", err)
 	}
-	flags := config.Options{
+	flags := params.Consumer.Flags(config.Options{
 		ReservedRanges: o.reserved || params.Agent.ReservedRanges,
 		IPv6:           o.ipv6 || params.Agent.IPv6,
-	}
+	})
 	text, ok := document.configMap.Data[policy.ConfigKey]
 	if !ok {
 		return nil, fmt.Errorf("%s: the ConfigMap has no key %q in data, so agents have their defaults", document.file, policy.ConfigKey)
 	}
-	c, problems := config.Parse([]byte(text))
+	c, problems := params.Consumer.Parse([]byte(text))
 	if !anyFatal(problems) {
 		var more []config.Problem
 		c, more = c.For(flags)

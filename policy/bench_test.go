@@ -74,7 +74,7 @@ func BenchmarkJudge(b *testing.B) {
 		read := func(object *corev1.ConfigMap) text {
 			value := object.Data[ConfigKey]
 			if _, ok := texts[value]; !ok {
-				texts[value] = parseText(value, e.params.Agent)
+				texts[value] = parseText(value, e.params)
 			}
 			return texts[value]
 		}

@@ -91,7 +91,7 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	e := &Engine{
 		params:   params,
 		reads:    partsRead(custom),
-		defaults: textOf(config.Default(), params.Agent),
+		defaults: textOf(config.Default(), params.flags()),
 		watchdog: newWatchdog(),
 		limits:   defaultLimits(),
 	}
@@ -246,7 +246,7 @@ func (e *Engine) judge(ctx context.Context, req Request, newText, oldText text, 
 	d := &document{request: req, new: newText, old: oldText, cluster: cluster, params: e.input, read: e.reads}
 	d.facts = nothingKnown()
 	if newText.loads {
-		d.facts = factsOf(newText.config, newText.layout, e.params.Agent, cluster)
+		d.facts = factsOf(newText.config, newText.layout, e.params.flags(), cluster)
 	}
 	d.facts.effect = e.effect(newText, oldText)
 	findings := loadFindings(newText)

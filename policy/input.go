@@ -452,7 +452,7 @@ func paramsInput(params Params, rules map[string]Action) (ast.Value, error) {
 			least, most := params.Rules[id].resyncBounds()
 			rule["min"], rule["max"] = least.Seconds(), most.Seconds()
 		case ruleCIDRLimit:
-			rule["max"] = params.Rules[id].maxCount()
+			rule["max"] = params.maxCount()
 		}
 		byID[id] = rule
 	}
@@ -460,8 +460,10 @@ func paramsInput(params Params, rules map[string]Action) (ast.Value, error) {
 	if custom == nil {
 		custom = map[string]any{}
 	}
+	flags := params.flags()
 	return ast.InterfaceToValue(map[string]any{
-		"agent":                  map[string]any{"ipv6": params.Agent.IPv6, "reserved_ranges": params.Agent.ReservedRanges},
+		"consumer":               params.Consumer.String(),
+		"agent":                  map[string]any{"ipv6": flags.IPv6, "reserved_ranges": flags.ReservedRanges},
 		"require_cluster_ranges": params.RequireClusterRanges,
 		"rules":                  byID,
 		"custom":                 custom,

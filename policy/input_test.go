@@ -208,9 +208,11 @@ func TestInput(t *testing.T) {
     "disables_masquerade": false, "disabled": [], "link_local": [], "refused_ipv6": []
   },
   "params": {
+    "consumer": "ip-masq-guard",
     "agent": {"ipv6": false, "reserved_ranges": false},
     "require_cluster_ranges": false,
     "rules": {
+      "agents-agree": {"action": "warn"},
       "cidr-limit": {"action": "deny", "max": 16384},
       "config-key-present": {"action": "deny"},
       "config-not-empty": {"action": "deny"},

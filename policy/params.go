@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -27,7 +28,8 @@ const maxParamsBytes = 1 << 20
 //	  nodeCIDRs: [192.168.0.0/24]
 //	  podCIDRs: [10.244.0.0/16]
 //	  serviceCIDRs: [10.96.0.0/12]
-//	agent:                         # the flags the agents run with
+//	consumer: ip-masq-guard        # who reads the ConfigMap on the nodes; or ip-masq-agent, cilium: a text has the meaning that it has to them
+//	agent:                         # the flags the agents run with; of no account to cilium
 //	  ipv6: false                  # --enable-ipv6
 //	  reservedRanges: false        # --nomasq-all-reserved-ranges
 //	requireClusterRanges: false    # true: unknown ranges are judged as ranges that the list lacks, not a mere warning
@@ -38,7 +40,8 @@ const maxParamsBytes = 1 << 20
 //	custom: {}                     # handed to custom rules as input.params.custom
 type Params struct {
 	Cluster              ClusterRanges
-	Agent                config.Options
+	Consumer             config.Consumer
+	Agent                config.Options // see flags
 	RequireClusterRanges bool
 	Rules                map[string]RuleParams // by rule id; an absent rule has its defaults
 	Custom               map[string]any        // what JSON can hold
@@ -120,6 +123,7 @@ func (r *paramsReader) params(root *yaml.Node) Params {
 				"reservedRanges": r.boolean(&params.Agent.ReservedRanges),
 			})
 		},
+		"consumer":             r.consumer(&params.Consumer),
 		"requireClusterRanges": r.boolean(&params.RequireClusterRanges),
 		"rules": func(path string, value *yaml.Node) {
 			params.Rules = map[string]RuleParams{}
@@ -160,6 +164,21 @@ func (r *paramsReader) mapping(node *yaml.Node, path string, known fields) {
 			r.fail(key, "%s: unknown%s", at, suggestion(key.Value, known))
 		}
 		seen[key.Value] = true
+	}
+}
+
+func (r *paramsReader) consumer(target *config.Consumer) func(string, *yaml.Node) {
+	return func(path string, value *yaml.Node) {
+		value = resolve(value)
+		var names []string
+		for _, consumer := range config.Consumers() {
+			if value.Value == consumer.String() {
+				*target = consumer
+				return
+			}
+			names = append(names, consumer.String())
+		}
+		r.fail(value, "%s: %q is none of %s", path, value.Value, strings.Join(names, ", "))
 	}
 }
 
@@ -279,13 +298,21 @@ func (p RuleParams) resyncBounds() (least, most time.Duration) {
 	return least, most
 }
 
-// maxCount is the bound in force.
-func (p RuleParams) maxCount() int {
-	if p.MaxCount != 0 {
-		return p.MaxCount
+// maxCount is the bound in force. Cilium looks ranges up in a map, so to it a long list
+// costs no more than a short one, up to the size of the map.
+func (p Params) maxCount() int {
+	switch n := p.Rules[ruleCIDRLimit].MaxCount; {
+	case n != 0:
+		return n
+	case p.Consumer == config.Cilium:
+		return config.MaxCIDRs
+	default:
+		return defaultMaxCount
 	}
-	return defaultMaxCount
 }
+
+// flags are those that texts have their meaning with.
+func (p Params) flags() config.Options { return p.Consumer.Flags(p.Agent) }
 
 func resolve(node *yaml.Node) *yaml.Node {
 	if node.Kind == yaml.AliasNode {

@@ -23,6 +23,7 @@ func TestParseParams(t *testing.T) {
 		{
 			name: "everything",
 			text: `
+consumer: cilium
 cluster:
   nodeCIDRs: [192.168.0.0/24]
   podCIDRs: [10.244.0.0/16, "fd00:10::/48"]
@@ -43,6 +44,7 @@ custom:
 					Pod:     []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10::/48")},
 					Service: []netip.Prefix{},
 				},
+				Consumer:             config.Cilium,
 				Agent:                config.Options{IPv6: true, ReservedRanges: true},
 				RequireClusterRanges: true,
 				Rules: map[string]RuleParams{
@@ -86,7 +88,7 @@ func TestParseParamsErrors(t *testing.T) {
 			text: "clster: {}\ncluster:\n  podCIDR: []\nwhatever: 1\n",
 			want: "line 1: clster: unknown; did you mean cluster?\n" +
 				"line 3: cluster.podCIDR: unknown; did you mean podCIDRs?\n" +
-				"line 4: whatever: unknown; there are agent, cluster, custom, requireClusterRanges, rules",
+				"line 4: whatever: unknown; there are agent, cluster, consumer, custom, requireClusterRanges, rules",
 		},
 		{
 			name: "unknown rule and action",
@@ -130,6 +132,7 @@ func TestParseParamsErrors(t *testing.T) {
 				"line 5: custom: not a mapping with text keys: yaml: unmarshal errors:\n" +
 				"  line 5: cannot unmarshal !!seq into map[string]interface {}",
 		},
+		{name: "consumer", text: "consumer: azure\n", want: "line 1: consumer: \"azure\" is none of ip-masq-guard, ip-masq-agent, cilium"},
 		{name: "a list", text: "- 1\n", want: "line 1: params: not a mapping"},
 		{name: "twice", text: "custom: {}\ncustom: {}\n", want: "line 2: custom: set twice"},
 		{name: "two documents", text: "custom: {}\n---\ncustom: {}\n", want: "more than one YAML document"},
@@ -159,7 +162,7 @@ func FuzzParseParams(f *testing.F) {
 			return
 		}
 		for id, rule := range params.Rules {
-			if least, most := rule.resyncBounds(); least > most || rule.maxCount() < 1 {
+			if least, most := rule.resyncBounds(); least > most || params.maxCount() < 1 {
 				t.Errorf("%s: %+v", id, rule)
 			}
 		}

@@ -27,10 +27,10 @@ func (e *Engine) read(object *corev1.ConfigMap) text {
 		return text{absent: true}
 	}
 	if value, ok := object.Data[ConfigKey]; ok {
-		return e.texts.parse(value, e.params.Agent)
+		return e.texts.parse(value, e.params)
 	}
 	if value, ok := object.BinaryData[ConfigKey]; ok {
-		t := e.texts.parse(string(value), e.params.Agent)
+		t := e.texts.parse(string(value), e.params)
 		t.binary = true
 		return t
 	}
@@ -38,14 +38,14 @@ func (e *Engine) read(object *corev1.ConfigMap) text {
 }
 
 // parseText is the one place where bytes become a configuration.
-func parseText(value string, agent config.Options) text {
+func parseText(value string, params Params) text {
 	t := text{bytes: value}
-	parsed, problems := config.Parse([]byte(value))
+	parsed, problems := params.Consumer.Parse([]byte(value))
 	t.problems = problems
 	if slices.ContainsFunc(problems, isFatal) {
 		return t
 	}
-	loaded := textOf(parsed, agent)
+	loaded := textOf(parsed, params.flags())
 	loaded.bytes, loaded.problems = value, append(slices.Clip(problems), loaded.problems...)
 	return loaded
 }
@@ -74,9 +74,9 @@ type textCache struct {
 	texts []text // latest last
 }
 
-func (c *textCache) parse(value string, agent config.Options) text {
+func (c *textCache) parse(value string, params Params) text {
 	if len(value) > maxTextBytes {
-		return parseText(value, agent)
+		return parseText(value, params)
 	}
 	c.mutex.Lock()
 	i := slices.IndexFunc(c.texts, func(t text) bool { return t.bytes == value })
@@ -87,7 +87,7 @@ func (c *textCache) parse(value string, agent config.Options) text {
 		return t
 	}
 	c.mutex.Unlock()
-	t := parseText(value, agent)
+	t := parseText(value, params)
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	if len(c.texts) == maxTexts {

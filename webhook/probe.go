@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// canary is what a vendor's guide shows. It does not load, which no params allow.
-	canary = "nonMasqueradeCIDRs:\n- 198.15.5.92/24\n"
+	// canary loads nowhere, whoever reads it, and no params allow that.
+	canary = "nonMasqueradeCIDRs:\n- 198.15.5.0/33\n"
 
 	// probeTimeout bounds the whole probe. Right after an installation no replica may
 	// be ready, or the caBundle not be there yet.

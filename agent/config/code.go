@@ -24,6 +24,7 @@ const (
 // Codes of keys.
 const (
 	CodeUnknownKey     Code = "unknown-key"     // suspicious: agents ignore it
+	CodeIgnoredKey     Code = "ignored-key"     // suspicious: agents read it, the consumer that the text is for does not
 	CodeKeyCase        Code = "key-case"        // suspicious: works, but only since agents ignore case
 	CodeDuplicateKey   Code = "duplicate-key"   // suspicious: the same key again wins
 	CodePastedManifest Code = "pasted-manifest" // suspicious: a whole ConfigMap, or its key config, inside the value
@@ -36,9 +37,9 @@ const (
 	CodeNullElement     Code = "null-element"      // fatal: the upstream agent puts a default in its place
 	CodeTooManyCIDRs    Code = "too-many-cidrs"    // fatal: more than MaxCIDRs
 	CodeBadCIDR         Code = "bad-cidr"          // fatal: not a CIDR
-	CodeHostBits        Code = "host-bits"         // fatal: a CIDR whose address lies inside the range
+	CodeHostBits        Code = "host-bits"         // fatal, for Cilium suspicious: a CIDR whose address lies inside the range
 	CodeMaskLeadingZero Code = "mask-leading-zero" // fatal: 10.0.0.0/08, which iptables refuses
-	CodeIPv4Mapped      Code = "ipv4-mapped"       // fatal: ::ffff:10.0.0.0/104, which iptables refuses
+	CodeIPv4Mapped      Code = "ipv4-mapped"       // fatal, for Cilium suspicious: ::ffff:10.0.0.0/104, which iptables refuses
 	CodeIPv6Disabled    Code = "ipv6-disabled"     // fatal: an IPv6 CIDR while the agent runs without --enable-ipv6
 	CodeCIDRLimit       Code = "cidr-limit"        // fatal: more CIDRs than cidrLimit
 	CodeContradiction   Code = "contradiction"     // fatal: the same range is spared and excepted

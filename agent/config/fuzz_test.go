@@ -77,6 +77,7 @@ func checkText(t *testing.T, text []byte) {
 			t.Fatalf("the reader for plain texts disagrees (-yaml +plain):\n%s", diff)
 		}
 	}
+	checkCilium(t, text)
 	c, problems := config.Parse(text)
 	checkProblems(t, string(text), problems)
 	fatal := isFatal(problems)
@@ -111,6 +112,46 @@ func checkText(t *testing.T, text []byte) {
 // ofOurs tells that a problem is about a key that the upstream agent does not read.
 func ofOurs(p config.Problem) bool {
 	return strings.HasPrefix(p.Path, "masqueradeCIDRs") || p.Code == config.CodeCIDRLimit && strings.Contains(p.Message, "exceptions")
+}
+
+// checkCilium compares what Parse makes of a text for Cilium with what that does.
+func checkCilium(t *testing.T, text []byte) {
+	t.Helper()
+	c, problems := config.Cilium.Parse(text)
+	checkProblems(t, string(text), problems)
+	if len(text) == 0 {
+		if want := config.Default(); !c.Equal(want) {
+			t.Errorf("no text is %+v, want the defaults", c)
+		}
+		return
+	}
+	want, err := ciliumParse(text)
+	switch fatal := isFatal(problems); {
+	case err != nil && !fatal:
+		t.Fatalf("accepted, but Cilium refuses: %v\nproblems: %v", err, problems)
+	case err == nil && fatal:
+		lenient := slices.DeleteFunc(slices.Clone(stricter), func(code config.Code) bool {
+			return code == config.CodeNullElement || code == config.CodeIPv4Mapped || code == config.CodeResyncTooShort || code == config.CodeMaskLeadingZero
+		})
+		if !slices.ContainsFunc(problems, func(p config.Problem) bool { return slices.Contains(lenient, p.Code) }) && !ciliumIgnoresRest(text) {
+			t.Fatalf("refused with %v, but Cilium accepts: %v", problems, want)
+		}
+	case err == nil:
+		var list []netip.Prefix
+		for _, prefix := range want.NonMasqCIDRs {
+			list = append(list, netip.Prefix(prefix))
+		}
+		if got := c.NonMasquerade; !slices.Equal(got, list) || c.MasqueradeLinkLocal != want.MasqLinkLocal ||
+			c.MasqueradeLinkLocalIPv6 != want.MasqLinkLocalIPv6 || c.ListAbsent() {
+			t.Fatalf("ours: %+v, Cilium's: %+v\nproblems: %v", c, want, problems)
+		}
+	}
+}
+
+// ciliumIgnoresRest is ignoresRest for Cilium.
+func ciliumIgnoresRest(text []byte) bool {
+	_, err := ciliumParse(append(slices.Clone(text), "\n@"...))
+	return err == nil
 }
 
 // ignoresRest tells that upstream does not read this text to its end: it stops where
@@ -218,6 +259,8 @@ func seeds() []string {
 		"nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 172.16.0.0/12\nmasqLinkLocal: true\nmasqLinkLocalIPv6: false\nresyncInterval: 5m\ncidrLimit: 100\n",
 		"nonMasqueradeCIDRs:\n  - \"10.0.0.0/8\"  # office\n  - 'fd00::/8'\nresyncInterval: '60s'\r\n",
 		"nonMasqueradeCIDRs: [10.0.0.0/8, \"fd00::/8\"]\n",
+		"nonMasqueradeCIDRs: [10.0.0.0/33]\nnonmasqueradecidrs: [10.0.0.1/8]\ncidrLimit: 0\nresyncInterval: [x]\n",
+		"{\"nonMasqueradeCIDRs\":[\"10.0.0.0\\/8\", \"10.0.0.1/8\"], \"cidrLimit\": {}}",
 		"nonMasqueradeCIDRs: 10.0.0.0/8, 172.16.0.0/12\n",
 		"nonMasqueradeCIDRs:\n- 10.0.0.0/8\nmasqueradeCIDRs:\n- 10.1.0.0/16\n- 10.0.0.0/8\n", "masqueradeCIDRs: [10.0.0.0/8, 10.1.0.1/16, ~]\n",
 		"masqueradeCIDRs:\n- \"fd00::/8\"\nMasqueradeCIDRs: []\ncidrLimit: 3\n", "{\"masqueradeCIDRs\":[\"10.9.0.0/16\"],\"cidrLimit\":4}",

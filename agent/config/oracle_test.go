@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 	"unicode"
@@ -101,4 +102,38 @@ func upstreamStrict(text []byte) (c upstreamConfig, err error) {
 func (c upstreamConfig) String() string {
 	return fmt.Sprintf("[%s] limit %d link-local %t %t resync %s", strings.Join(c.NonMasqueradeCIDRs, " "),
 		c.CIDRLimit, c.MasqLinkLocal, c.MasqLinkLocalIPv6, time.Duration(c.ResyncInterval))
+}
+
+// ciliumConfig is the type of Cilium's pkg/ipmasq.
+type ciliumConfig struct {
+	NonMasqCIDRs      []ciliumNet `json:"nonMasqueradeCIDRs"`
+	MasqLinkLocal     bool        `json:"masqLinkLocal"`
+	MasqLinkLocalIPv6 bool        `json:"masqLinkLocalIPv6"`
+}
+
+// ciliumNet decodes as its Ipnet does.
+type ciliumNet netip.Prefix
+
+func (n *ciliumNet) UnmarshalJSON(b []byte) error {
+	if b[0] != '"' {
+		return fmt.Errorf("invalid CIDR: %s", b)
+	}
+	prefix, err := netip.ParsePrefix(strings.Trim(string(b), `"`))
+	*n = ciliumNet(prefix.Masked())
+	return err
+}
+
+// ciliumParse does what Cilium does with a text that is not empty.
+func ciliumParse(text []byte) (c ciliumConfig, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("the loader panics: %v", cause)
+		}
+	}()
+	if !isJSON(text) {
+		if text, err = yaml.YAMLToJSON(text); err != nil {
+			return c, err
+		}
+	}
+	return c, json.Unmarshal(text, &c)
 }

@@ -16,23 +16,16 @@ const minResync = time.Second
 // the upstream agent's YAML 1.1 loader gives it, and reports every problem at
 // once, ordered by position. With a fatal Problem the Config is the zero one.
 // Absent keys hold defaults; an absent text is Default, not Parse.
-func Parse(text []byte) (Config, []Problem) {
-	p := &parser{source: source{text: string(text[:min(len(text), MaxBytes+1)])}}
-	config := p.parse(len(text))
-	problems := p.list()
-	if p.anyFatal {
-		return Config{}, problems
-	}
-	return config, problems
-}
+func Parse(text []byte) (Config, []Problem) { return Agent.Parse(text) }
 
 // parser reads one text.
 type parser struct {
 	source
 	report
-	json    bool // the text is JSON
-	config  Config
-	noLimit bool // what cidrLimit is cannot be told
+	consumer Consumer
+	json     bool // the text is JSON
+	config   Config
+	noLimit  bool // what cidrLimit is cannot be told
 }
 
 // document is the text as a tree: what encoding/json makes of it, with positions.
@@ -122,6 +115,9 @@ func (p *parser) interpret(doc document) Config {
 	switch doc.root {
 	case mappingKind:
 	case nullKind:
+		if p.consumer == Cilium && p.text != "" {
+			return p.consumer.listless() // defaults are for no text at all
+		}
 		p.suspect(CodeEmpty, "", Position{}, "", "the text is empty, so every default applies",
 			"write the keys that you want, or {} if you want the defaults")
 		return Default()
@@ -130,7 +126,7 @@ func (p *parser) interpret(doc document) Config {
 		return Config{}
 	}
 
-	p.config = Default()
+	p.config = p.consumer.listless()
 	p.config.at = &positions{}
 	var lists [listCount]*value
 	var seen [len(keys)]string // the names by which the keys were met
@@ -154,8 +150,15 @@ func (p *parser) interpret(doc document) Config {
 		}
 		seen[key] = f.name
 		p.config.at.keys[key] = f.at
+		if p.consumer.ignores(keys[key]) {
+			p.ignoredKey(keys[key], f)
+			continue
+		}
 		switch keys[key] {
 		case KeyNonMasqueradeCIDRs:
+			if earlier := lists[spared]; earlier != nil && p.consumer == Cilium {
+				p.readList(spared, earlier.list) // it reads each range as it comes, also of a list that is overridden
+			}
 			if p.isList(spared, &f.value) {
 				lists[spared] = &f.value
 			}
@@ -173,12 +176,9 @@ func (p *parser) interpret(doc document) Config {
 			p.readLimit(f)
 		}
 	}
-	p.config.Defaulted = p.config.Defaulted[:0]
-	for key, name := range keys[:upstreamKeys] {
-		if seen[key] == "" {
-			p.config.Defaulted = append(p.config.Defaulted, name)
-		}
-	}
+	p.config.Defaulted = slices.DeleteFunc(p.config.Defaulted, func(name string) bool {
+		return seen[slices.Index(keys[:], name)] != ""
+	})
 	if seen[0] != "" {
 		p.config.NonMasquerade = nil // until readList
 	}

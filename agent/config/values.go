@@ -45,9 +45,11 @@ func (p *parser) badElement(path string, e *value) {
 			at.Column--
 			text = "-"
 		}
-		p.fatal(CodeNullElement, path, at, text,
-			"the element is empty; the upstream agent would put a default range in its place",
-			"remove the element, or write a CIDR")
+		message := "the element is empty; the upstream agent would put a default range in its place"
+		if p.consumer == Cilium {
+			message = "the element is empty, for which Cilium refuses the whole text"
+		}
+		p.fatal(CodeNullElement, path, at, text, message, "remove the element, or write a CIDR")
 	case mappingKind:
 		p.wrongType(path, e, "a CIDR", p.cidrRemedy(strings.Join(e.keys, " ")))
 	case listKind:
@@ -70,8 +72,17 @@ func (p *parser) readList(l list, values []value) []netip.Prefix {
 			continue
 		}
 		prefix, f := readCIDR(e.text)
-		if f != nil && !p.full(Fatal) {
-			p.fatal(f.code, l.path(i), e.at, p.scalar(e.at, e.text), say(e.text, f.why), f.remedy)
+		if f == nil && p.readsRaw(e) {
+			f = &fault{CodeBadCIDR, "is written with escapes, which Cilium does not read", "write " + strconv.Quote(e.text)}
+		}
+		if f != nil {
+			severity := Fatal
+			if taken, ok := p.consumer.takesNevertheless(e.text, f); ok {
+				prefix, severity = taken, Suspicious
+			}
+			if !p.full(severity) {
+				p.add(Problem{f.code, severity, l.path(i), e.at.Line, e.at.Column, p.scalar(e.at, e.text), say(e.text, f.why), f.remedy})
+			}
 		}
 		prefixes = append(prefixes, prefix)
 	}

@@ -13,8 +13,8 @@ import (
 
 // refuses is a check that a bad write is refused by a decision.
 func (p *product) refuses(ctx context.Context) error {
-	_, err := p.Kubectl(ctx, configMapOf(strings.Replace(approved, "10.0.0.0/8", "10.0.0.1/8", 1)), "apply", "--dry-run=server", "-f", "-")
-	if err == nil || !strings.Contains(err.Error(), "write 10.0.0.0/8 [config-loads]") {
+	_, err := p.Kubectl(ctx, configMapOf(strings.Replace(approved, "10.0.0.0/8", "10.0.0.0/33", 1)), "apply", "--dry-run=server", "-f", "-")
+	if err == nil || !strings.Contains(err.Error(), "[config-loads]") {
 		return fmt.Errorf("a bad write met: %w", err)
 	}
 	return nil
@@ -110,18 +110,38 @@ func TestPresetCilium(t *testing.T) {
 		return err
 	})
 	cilium := `nonMasqueradeCIDRs:
-- 10.0.0.0/8
+- 10.0.0.1/8
 - fd00:10::/32
 masqLinkLocal: true
 masqLinkLocalIPv6: true
+resyncInterval: 5min
 `
-	p.kubectl(t, configMapOf(cilium), "apply", "-f", "-")
+	out, err := p.combined(t.Context(), configMapOf(cilium), "apply", "-f", "-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"10.0.0.1/8" has host bits set, which Cilium cuts off`, `"resyncInterval" is no key of Cilium's`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no warning that %s:\n%s", want, out)
+		}
+	}
 	if err := p.refuses(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := p.Kubectl(t.Context(), configMapOf("masqLinkLocal: true\n"), "apply", "--dry-run=server", "-f", "-"); err == nil || !strings.Contains(err.Error(), "[list-explicit]") {
+	if err := p.run(t.Context(), "test", release, "--namespace", namespace); err != nil {
+		t.Error(err)
+	}
+	if _, err := p.Kubectl(t.Context(), configMapOf("masqLinkLocal: true\n"), "apply", "--dry-run=server", "-f", "-"); err == nil || !strings.Contains(err.Error(), "[list-not-empty]") {
 		t.Errorf("a configuration without a list met: %v", err)
 	}
+}
+
+// combined runs kubectl and returns all that it prints: warnings are on standard error.
+func (p *product) combined(ctx context.Context, stdin string, args ...string) (string, error) {
+	command := p.KubectlCommand(ctx, args...)
+	command.Stdin = strings.NewReader(stdin)
+	out, err := command.CombinedOutput()
+	return string(out), err
 }
 
 func (p *product) upgrade(t *testing.T, args ...string) {

@@ -2,8 +2,8 @@
 # title: The list is written out
 # description: |
 #   Without nonMasqueradeCIDRs agents take default ranges, and not all of them the
-#   same: Cilium's adds the reserved ranges, flags of others do. A list that is
-#   written out means the same everywhere.
+#   same: flags add the reserved ranges. A list that is written out means the same
+#   everywhere.
 # related_resources:
 #   - ref: https://github.com/ip-masq-guard/ip-masq-guard/blob/main/docs/rules.md#list-explicit
 # custom:

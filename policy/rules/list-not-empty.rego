@@ -2,7 +2,8 @@
 # title: The list has an entry
 # description: |
 #   A null or empty list is not an absent one: it spares nothing, so agents
-#   masquerade the traffic between pods, nodes and services as well.
+#   masquerade the traffic between pods, nodes and services as well. To Cilium an absent
+#   list is an empty one.
 # related_resources:
 #   - ref: https://github.com/ip-masq-guard/ip-masq-guard/blob/main/docs/rules.md#list-not-empty
 # custom:
@@ -19,8 +20,12 @@ deny contains v if {
 		"rule": "list-not-empty",
 		"path": "nonMasqueradeCIDRs",
 		"msg": "the list is empty, so agents masquerade all traffic, that between pods too",
-		"hint": "list the ranges of the cluster, or drop the key to have the default ranges",
+		"hint": _hint,
 	}
 }
+
+default _hint := "list the ranges of the cluster, or drop the key to have the default ranges"
+
+_hint := "list the ranges of the cluster" if input.params.consumer == "cilium"
 
 _unloadable if input.config == null

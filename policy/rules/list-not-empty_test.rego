@@ -21,6 +21,16 @@ test_deny_empty_list if {
 	list_not_empty.deny == {_violation} with input as {"config": {}, "derived": {"cidr_count": 0}}
 }
 
+# To Cilium a list that is absent is empty, so dropping the key mends nothing.
+test_deny_empty_list_of_cilium if {
+	violation := object.union(_violation, {"hint": "list the ranges of the cluster"})
+	list_not_empty.deny == {violation} with input as {
+		"config": {},
+		"derived": {"cidr_count": 0},
+		"params": {"consumer": "cilium"},
+	}
+}
+
 test_deny_unknown_count if {
 	list_not_empty.deny == {_violation} with input as {"config": {}, "derived": {"cidr_count": null}}
 }

@@ -44,4 +44,6 @@ _elsewhere(problem) if problem.code in {
 	"empty", "unknown-key", "key-case", "pasted-manifest", "ineffective-exception",
 }
 
+_elsewhere(problem) if problem.code in {"ignored-key", "host-bits", "ipv4-mapped"}
+
 _listed if is_array(input.problems)

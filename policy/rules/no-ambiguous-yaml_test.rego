@@ -28,7 +28,15 @@ test_allow_without_problems if {
 }
 
 test_allow_problems_of_other_rules if {
-	every code in ["empty", "unknown-key", "key-case", "pasted-manifest"] {
+	every code in [
+		"empty",
+		"unknown-key",
+		"key-case",
+		"pasted-manifest",
+		"ignored-key",
+		"host-bits",
+		"ipv4-mapped",
+	] {
 		no_ambiguous_yaml.deny == set() with input as {"problems": [object.union(_problem, {"code": code})]}
 	}
 }
