@@ -103,6 +103,9 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err != nil {
 		return nil, err
 	}
+	if err := checkCustomIDs(params, added); err != nil {
+		return nil, err
+	}
 	e.entries = slices.Concat(entries, added)
 	modules := maps.Clone(builtin)
 	maps.Copy(modules, custom)
@@ -139,11 +142,32 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 func checkRules(params Params) error {
 	known := builtinIDs()
 	for _, id := range slices.Sorted(maps.Keys(params.Rules)) {
-		if !slices.Contains(known, id) {
+		if !slices.Contains(known, id) && !strings.Contains(id, "/") {
 			return fmt.Errorf("params: no rule %q", id)
 		}
 		if action := params.Rules[id].Action; action != "" && action != Deny && action != Warn && action != Off {
 			return fmt.Errorf("params: rule %s: %q is not deny, warn or off", id, action)
+		}
+	}
+	return nil
+}
+
+// checkCustomIDs tells of rules in params that no custom package can have. The last part
+// of a name may be what a violation says as its rule, so the package counts.
+func checkCustomIDs(params Params, entries []entry) error {
+	names := slices.Sorted(maps.Keys(params.Rules))
+	for _, w := range params.Waivers {
+		names = append(names, w.Rule)
+	}
+	for _, name := range names {
+		if !strings.Contains(name, "/") {
+			continue // a built-in rule
+		}
+		pkg, all := strings.CutSuffix(name, everyRule)
+		if !slices.ContainsFunc(entries, func(e entry) bool {
+			return pkg == e.rule || strings.HasPrefix(pkg, e.rule+"/") && !all || strings.HasPrefix(e.rule, pkg+"/") && all
+		}) {
+			return fmt.Errorf("params: no custom rule %q: no package offers it; write package/rule, or package%s", name, everyRule)
 		}
 	}
 	return nil
@@ -160,7 +184,11 @@ func actionsOf(modules map[string]*ast.Module, params Params) (map[string]Action
 		if err != nil {
 			return nil, err
 		}
-		actions[meta.id] = cmp.Or(params.Rules[meta.id].Action, meta.action)
+		// Of a rule whose params end, rules are told the action without an end.
+		actions[meta.id] = meta.action
+		if own := params.Rules[meta.id]; own.Until.IsZero() {
+			actions[meta.id] = cmp.Or(own.Action, meta.action)
+		}
 	}
 	return actions, nil
 }
@@ -245,13 +273,16 @@ func (e *Engine) judge(ctx context.Context, req Request, newText, oldText text, 
 	req.Time = req.Time.UTC().Truncate(time.Second)
 	d := &document{request: req, new: newText, old: oldText, cluster: cluster, params: e.input, read: e.reads}
 	d.facts = nothingKnown()
+	var excused []Finding
 	if newText.loads {
 		d.facts = factsOf(newText.config, newText.layout, e.params.flags(), cluster)
+		excused = e.params.waiveRanges(&d.facts, newText.layout, cluster, req.Time)
 	}
 	d.facts.effect = e.effect(newText, oldText)
 	findings := loadFindings(newText)
 	findings = append(findings, e.ask(ctx, d)...)
-	findings = withoutEchoes(findings)
+	findings = append(withoutEchoes(findings), excused...)
+	findings = e.params.relieve(findings, newText.config, req.Time)
 	sortFindings(findings)
 	return findings, d.facts.effect
 }

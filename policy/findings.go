@@ -124,7 +124,7 @@ func (e *entry) findings(value ast.Value, d *document) []Finding {
 
 // finding reads one violation: a message, or an object with one.
 func (e *entry) finding(value ast.Value, d *document) Finding {
-	f := Finding{Rule: e.rule, Action: e.action, Docs: e.docs, Key: ConfigKey}
+	f := Finding{Rule: e.rule, Action: e.action, Docs: e.docs, Key: ConfigKey, fixed: e.fixed}
 	switch value := value.(type) {
 	case ast.String:
 		f.Message = string(value)
@@ -206,6 +206,7 @@ func (e *entry) failed(why string) Finding {
 		Action:  e.action,
 		Docs:    e.docs,
 		Failed:  true,
+		fixed:   e.fixed,
 		Message: cut(oneLine(fmt.Sprintf("the rule at %s failed: %s", e.place, why)), maxTextRunes),
 		Hint:    "the write is not to blame; tell those who maintain the rule",
 	}

@@ -31,7 +31,8 @@ const libPackage = "lib"
 // entry is one set of violations that a rule offers: what the engine asks for.
 type entry struct {
 	rule    string // the id, or of custom rules their package below ipmasq
-	action  Action
+	action  Action // unless params say otherwise
+	fixed   bool   // params do not change it: warnings beside denials
 	builtin bool
 	docs    string // URL; may be empty
 	query   string // "data.ipmasq.no_overlap.deny"
@@ -209,8 +210,7 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 		if err != nil {
 			return nil, err
 		}
-		action := cmp.Or(params.Rules[meta.id].Action, meta.action)
-		if action == Off {
+		if own := params.Rules[meta.id]; own.Action == Off && own.Until.IsZero() {
 			continue
 		}
 		sets, err := setsOf(module, string(Deny), string(Warn))
@@ -219,12 +219,12 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 		}
 		for _, set := range slices.Sorted(maps.Keys(sets)) {
 			e := entry{
-				rule: meta.id, action: action, builtin: true, docs: meta.docs,
+				rule: meta.id, action: meta.action, builtin: true, docs: meta.docs,
 				query: module.Package.Path.String() + "." + set, place: placeOf(sets[set]),
 				guards: guardsOf(module, set),
 			}
 			if set == string(Warn) && len(sets) > 1 {
-				e.action = Warn
+				e.action, e.fixed = Warn, true
 			}
 			entries = append(entries, e)
 		}

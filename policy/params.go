@@ -35,8 +35,13 @@ const maxParamsBytes = 1 << 20
 //	requireClusterRanges: false    # true: unknown ranges are judged as ranges that the list lacks, not a mere warning
 //	rules:
 //	  no-overlap: {action: warn}   # deny, warn or off; each rule has its own default
+//	  no-duplicate: {action: off, until: 2026-12-31}  # the last day, or a moment; then the default again
+//	  payments/no-public: {action: warn}  # a custom rule, or all of its package: payments/*
 //	  resync-bounds: {action: deny, min: 5s, max: 1h}
 //	  cidr-limit: {action: deny, max: 64}
+//	exceptions:                    # each makes a warning of what a rule would deny
+//	  - {rule: no-overlap, cidr: 10.9.0.0/16, reason: "moving DC 2", until: 2026-12-31}
+//	  - {rule: resync-bounds, path: resyncInterval, reason: "load test", until: 2026-12-01T18:00:00Z}
 //	custom: {}                     # handed to custom rules as input.params.custom
 type Params struct {
 	Cluster              ClusterRanges
@@ -44,7 +49,8 @@ type Params struct {
 	Agent                config.Options // see flags
 	RequireClusterRanges bool
 	Rules                map[string]RuleParams // by rule id; an absent rule has its defaults
-	Custom               map[string]any        // what JSON can hold
+	Waivers              []Waiver
+	Custom               map[string]any // what JSON can hold
 }
 
 // ClusterRanges are the ranges an owner states. A nil slice states nothing; an
@@ -58,6 +64,7 @@ type ClusterRanges struct {
 // RuleParams are the settings of one rule. A zero field is the rule's default.
 type RuleParams struct {
 	Action   Action
+	Until    time.Time     // when Action ends and the rule's default is back; zero: never
 	Min, Max time.Duration // of resync-bounds
 	MaxCount int           // of cidr-limit
 }
@@ -131,9 +138,13 @@ func (r *paramsReader) params(root *yaml.Node) Params {
 			for _, id := range builtinIDs() {
 				known[id] = func(path string, value *yaml.Node) { params.Rules[id] = r.rule(id, path, value) }
 			}
+			for _, id := range customIDs(value) {
+				known[id] = func(path string, value *yaml.Node) { params.Rules[id] = r.rule(id, path, value) }
+			}
 			r.mapping(value, path, known)
 		},
-		"custom": func(path string, value *yaml.Node) { params.Custom = r.custom(path, value) },
+		"exceptions": func(path string, value *yaml.Node) { params.Waivers = r.waivers(path, value) },
+		"custom":     func(path string, value *yaml.Node) { params.Custom = r.custom(path, value) },
 	})
 	return params
 }
@@ -237,6 +248,7 @@ func (r *paramsReader) rule(id, path string, value *yaml.Node) RuleParams {
 			}
 		},
 	}
+	known["until"] = r.until(&rule.Until)
 	switch id {
 	case ruleResyncBounds:
 		known["min"] = r.duration(&rule.Min)
@@ -252,10 +264,102 @@ func (r *paramsReader) rule(id, path string, value *yaml.Node) RuleParams {
 		}
 	}
 	r.mapping(value, path, known)
+	if rule.Action == "" && !rule.Until.IsZero() {
+		r.fail(value, "%s: until without an action that would end then", path)
+	}
 	if least, most := rule.resyncBounds(); least > most {
 		r.fail(value, "%s: min %s is above max %s", path, least, most)
 	}
 	return rule
+}
+
+// customIDs are the keys of rules that can only be custom rules or their packages. Whether
+// there are such rules is known when they are compiled.
+func customIDs(rules *yaml.Node) []string {
+	var ids []string
+	rules = resolve(rules)
+	if rules.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(rules.Content); i += 2 {
+		id := rules.Content[i].Value
+		name := strings.TrimSuffix(id, everyRule)
+		if strings.Contains(id, "/") && !slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool { return !isTeam(part) }) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func (r *paramsReader) until(target *time.Time) func(string, *yaml.Node) {
+	return func(path string, value *yaml.Node) {
+		until, err := parseUntil(resolve(value).Value)
+		if err != nil {
+			r.fail(value, "%s: %v", path, err)
+			return
+		}
+		*target = until
+	}
+}
+
+// maxWaivers bounds the exceptions of a params file.
+const maxWaivers = 1000
+
+func (r *paramsReader) waivers(path string, value *yaml.Node) []Waiver {
+	value = resolve(value)
+	if isNull(value) {
+		return nil
+	}
+	if value.Kind != yaml.SequenceNode || len(value.Content) > maxWaivers {
+		r.fail(value, "%s: not a list of at most %d", path, maxWaivers)
+		return nil
+	}
+	var waivers []Waiver
+	for i, element := range value.Content {
+		waivers = append(waivers, r.waiver(fmt.Sprintf("%s[%d]", path, i), element))
+	}
+	return waivers
+}
+
+func (r *paramsReader) waiver(path string, value *yaml.Node) Waiver {
+	var w Waiver
+	text := func(target *string) func(string, *yaml.Node) {
+		return func(_ string, value *yaml.Node) { *target = strings.TrimSpace(resolve(value).Value) }
+	}
+	before := len(r.errs)
+	r.mapping(value, path, fields{
+		"rule":   text(&w.Rule),
+		"path":   text(&w.Path),
+		"reason": text(&w.Reason),
+		"until":  r.until(&w.Until),
+		"cidr": func(path string, value *yaml.Node) {
+			var one []netip.Prefix
+			r.prefixes(&one)(path, &yaml.Node{Kind: yaml.SequenceNode, Line: value.Line, Content: []*yaml.Node{value}})
+			if len(one) == 1 {
+				w.CIDR = one[0]
+			}
+		},
+	})
+	if len(r.errs) > before {
+		return w
+	}
+	switch {
+	case w.Rule == "":
+		r.fail(value, "%s: no rule; name the rule that the exception is from", path)
+	case w.Rule == ruleLoads || w.Rule == ruleEngine:
+		r.fail(value, "%s: %s has no exceptions: agents would not load the text", path, w.Rule)
+	case !strings.Contains(w.Rule, "/") && !slices.Contains(builtinIDs(), w.Rule):
+		r.fail(value, "%s: no rule %q; of a custom rule write package/rule", path, w.Rule)
+	case (w.Path == "") == !w.CIDR.IsValid():
+		r.fail(value, "%s: want path or cidr, and one of them", path)
+	case w.Reason == "":
+		r.fail(value, "%s: no reason; those who read the warning want to know", path)
+	case w.Until.IsZero():
+		r.fail(value, "%s: no until; an exception ends, with a day such as 2026-12-31", path)
+	case w.Path != "" && (w.Rule == ruleNodeCIDRs || w.Rule == rulePodCIDRs || w.Rule == ruleServiceCIDRs):
+		r.fail(value, "%s: %s judges the list as a whole; name the cidr that may be uncovered", path, w.Rule)
+	}
+	return w
 }
 
 func (r *paramsReader) duration(target *time.Duration) func(string, *yaml.Node) {

@@ -88,7 +88,7 @@ func TestParseParamsErrors(t *testing.T) {
 			text: "clster: {}\ncluster:\n  podCIDR: []\nwhatever: 1\n",
 			want: "line 1: clster: unknown; did you mean cluster?\n" +
 				"line 3: cluster.podCIDR: unknown; did you mean podCIDRs?\n" +
-				"line 4: whatever: unknown; there are agent, cluster, consumer, custom, requireClusterRanges, rules",
+				"line 4: whatever: unknown; there are agent, cluster, consumer, custom, exceptions, requireClusterRanges, rules",
 		},
 		{
 			name: "unknown rule and action",
@@ -99,7 +99,7 @@ func TestParseParamsErrors(t *testing.T) {
 		{
 			name: "bounds of another rule",
 			text: "rules:\n  no-overlap: {max: 3}\n",
-			want: "line 2: rules.no-overlap.max: unknown; there are action",
+			want: "line 2: rules.no-overlap.max: unknown; there are action, until",
 		},
 		{
 			name: "bounds",
@@ -133,6 +133,27 @@ func TestParseParamsErrors(t *testing.T) {
 				"  line 5: cannot unmarshal !!seq into map[string]interface {}",
 		},
 		{name: "consumer", text: "consumer: azure\n", want: "line 1: consumer: \"azure\" is none of ip-masq-guard, ip-masq-agent, cilium"},
+		{
+			name: "exceptions",
+			text: "exceptions:\n- {rule: no-overlap}\n- {rule: no-overlaps, cidr: 10.0.0.0/8, reason: r, until: 2026-12-31}\n" +
+				"- {rule: no-overlap, cidr: 10.0.0.0/8, path: 'nonMasqueradeCIDRs[0]', reason: r, until: 2026-12-31}\n" +
+				"- {rule: no-overlap, cidr: 10.0.0.0/8, until: 2026-12-31}\n- {rule: no-overlap, cidr: 10.0.0.0/8, reason: r}\n" +
+				"- {rule: no-overlap, cidr: 10.0.0.1/8, reason: r, until: tomorrow}\n- {rule: config-loads, path: config, reason: r, until: 2026-12-31}\n" +
+				"- {rule: pod-cidrs-present, path: nonMasqueradeCIDRs, reason: r, until: 2026-12-31}\n",
+			want: "line 2: exceptions[0]: want path or cidr, and one of them\n" +
+				"line 3: exceptions[1]: no rule \"no-overlaps\"; of a custom rule write package/rule\n" +
+				"line 4: exceptions[2]: want path or cidr, and one of them\n" +
+				"line 5: exceptions[3]: no reason; those who read the warning want to know\n" +
+				"line 6: exceptions[4]: no until; an exception ends, with a day such as 2026-12-31\n" +
+				"line 7: exceptions[5].cidr[0]: \"10.0.0.1/8\" has host bits set; write 10.0.0.0/8\n" +
+				"line 7: exceptions[5].until: \"tomorrow\" is neither a day such as 2026-12-31 nor a time such as 2026-12-31T18:00:00Z\n" +
+				"line 8: exceptions[6]: config-loads has no exceptions: agents would not load the text\n" +
+				"line 9: exceptions[7]: pod-cidrs-present judges the list as a whole; name the cidr that may be uncovered",
+		},
+		{
+			name: "until without an action", text: "rules:\n  no-overlap: {until: 2026-12-31}\n",
+			want: "line 2: rules.no-overlap: until without an action that would end then",
+		},
 		{name: "a list", text: "- 1\n", want: "line 1: params: not a mapping"},
 		{name: "twice", text: "custom: {}\ncustom: {}\n", want: "line 2: custom: set twice"},
 		{name: "two documents", text: "custom: {}\n---\ncustom: {}\n", want: "more than one YAML document"},

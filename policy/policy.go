@@ -71,7 +71,8 @@ type Finding struct {
 	Details  any    // of a custom rule, as encoding/json decodes; may be nil
 	Failed   bool   // the rule itself failed (Message names file and line); the write is not to blame
 
-	code config.Code // of the Problem that it tells of; may be empty
+	code  config.Code // of the Problem that it tells of; may be empty
+	fixed bool        // params do not change the action
 }
 
 // Decision is the verdict on a Request, with everything an author is told.

@@ -162,12 +162,7 @@ func run(ctx context.Context, c command) error {
 	complaint := &boundedBuffer{}
 	process.Stdout, process.Stderr = output, complaint
 
-	err := process.Start()
-	if err == nil {
-		stop := watchLock(ctx, process.Process.Pid)
-		err = process.Wait()
-		stop()
-	}
+	err := process.Run()
 	switch {
 	case output.err != nil:
 		return output.err

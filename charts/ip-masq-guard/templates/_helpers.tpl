@@ -75,6 +75,10 @@ custom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 requireClusterRanges: {{ .Values.requireClusterRanges }}
+{{- with .Values.exceptions }}
+exceptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .Values.rules }}
 rules:
   {{- toYaml . | nindent 2 }}
