@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/ip-masq-guard/ip-masq-guard/agent/foreign"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -100,11 +101,11 @@ func (c *agentChain) take(line string) {
 		c.exists = true
 	case strings.HasPrefix(line, "-A "+c.name+" ") && len(c.rules) < maxRules:
 		c.rules = append(c.rules, line)
-		if !ruleset.IsAgentRule(words(line)) {
+		if !ruleset.IsAgentRule(foreign.Words(line)) {
 			c.unknown = append(c.unknown, line)
 		}
 	case goesTo(line, c.name):
-		if target, ok := ruleset.JumpTarget(words(line)); ok && target == c.name {
+		if target, ok := ruleset.JumpTarget(foreign.Words(line)); ok && target == c.name {
 			c.jumps = append(c.jumps, line)
 		} else {
 			c.references = append(c.references, line)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/foreign"
 )
 
 // maxRules bounds what is kept of a chain; one with more is not ours anyway: the
@@ -58,46 +60,11 @@ func goesTo(rule, chain string) bool {
 	if !strings.Contains(rule, chain) {
 		return false
 	}
-	all := words(rule)
+	all := foreign.Words(rule)
 	for _, option := range []string{"-j", "-g"} {
 		if i := slices.Index(all, option); i >= 0 && i+1 < len(all) && all[i+1] == chain {
 			return true
 		}
 	}
 	return false
-}
-
-// words splits a rule of iptables-save into its arguments. What needs quotes is in
-// double quotes there, and a backslash takes the next character as it is.
-func words(rule string) []string {
-	var (
-		all             []string
-		word            strings.Builder
-		quoted, escaped bool
-		begun           bool
-	)
-	for _, r := range rule {
-		switch {
-		case escaped:
-			word.WriteRune(r)
-			escaped = false
-		case r == '\\' && quoted:
-			escaped = true
-		case r == '"':
-			quoted, begun = !quoted, true
-		case r == ' ' && !quoted:
-			if begun {
-				all = append(all, word.String())
-			}
-			word.Reset()
-			begun = false
-		default:
-			word.WriteRune(r)
-			begun = true
-		}
-	}
-	if begun {
-		all = append(all, word.String())
-	}
-	return all
 }

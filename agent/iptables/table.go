@@ -8,6 +8,7 @@ import (
 
 	"github.com/coreos/go-iptables/iptables"
 
+	"github.com/ip-masq-guard/ip-masq-guard/agent/foreign"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -126,7 +127,7 @@ func (t *table) settleJump(ctx context.Context, want ruleset.Ruleset, present []
 		}
 		// By its words, not by its number, which other programs change. Of equal
 		// rules iptables deletes the first, so that one remains in any case.
-		err := t.jumps.Delete(natTable, postrouting, words(rule)[2:]...)
+		err := t.jumps.Delete(natTable, postrouting, foreign.Words(rule)[2:]...)
 		if failed := (*iptables.Error)(nil); errors.As(err, &failed) && failed.IsNotExist() {
 			puzzled = true
 			continue
