@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"runtime"
 	"time"
 
@@ -29,6 +30,8 @@ type metrics struct {
 	held         *prometheus.GaugeVec
 	drift        *prometheus.CounterVec
 	passSeconds  *prometheus.HistogramVec
+	phaseSeconds *prometheus.HistogramVec
+	lockWait     prometheus.Counter
 	rules        *prometheus.GaugeVec
 	lastVerified prometheus.Gauge
 
@@ -66,6 +69,15 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 			Namespace: namespace, Name: "sync_seconds", Help: "Duration of a pass: file read, kernel compared and, where it differed, written.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"result"}),
+		phaseSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "sync_phase_seconds", Help: "Duration of the parts of passes: read and parse (file), build (rules), " +
+				"inspect and write (kernel), save (last valid configuration). Parts that are not needed are left out.",
+			Buckets: []float64{.0001, .001, .005, .025, .1, .5, 2.5, 10},
+		}, []string{"phase", "family"}),
+		lockWait: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "lock_wait_seconds_total",
+			Help: "Time that iptables commands of the legacy backend were seen to wait for the xtables lock.",
+		}),
 		lastVerified: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "last_success_timestamp_seconds",
 			Help: "Unix time of the last pass after which the kernel held the rules of every family.",
@@ -76,7 +88,7 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 	build.WithLabelValues(version, runtime.Version()).Set(1)
 
 	m.registry.MustRegister(build, m.info, m.applied, m.rules, m.cidrs, m.resync, m.problems, m.fileRefused, m.refusals, m.held, m.drift,
-		m.passSeconds, m.lastVerified,
+		m.passSeconds, m.phaseSeconds, m.lockWait, m.lastVerified,
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics()))
 
@@ -164,6 +176,31 @@ func (m *metrics) drifted(family ruleset.Family, drift []iptables.Drift) {
 	for _, kind := range drift {
 		m.drift.WithLabelValues(label(family), string(kind)).Inc()
 	}
+}
+
+// timed measures a part of a pass until the function that it returns is called.
+func (m *metrics) timed(phase string) (done func()) {
+	return m.stopwatch(phase, "")
+}
+
+// timedOf is timed for a part that each family has.
+func (m *metrics) timedOf(phase string, family ruleset.Family) (done func()) {
+	return m.stopwatch(phase, label(family))
+}
+
+func (m *metrics) stopwatch(phase, family string) (done func()) {
+	began := time.Now()
+	return func() { m.phaseSeconds.WithLabelValues(phase, family).Observe(time.Since(began).Seconds()) }
+}
+
+// trace returns a context for what is done in the kernel for a family.
+func (m *metrics) trace(ctx context.Context, family ruleset.Family) context.Context {
+	return ruleset.WithTrace(ctx, ruleset.Trace{
+		Took: func(phase ruleset.Phase, took time.Duration) {
+			m.phaseSeconds.WithLabelValues(string(phase), label(family)).Observe(took.Seconds())
+		},
+		LockWait: func(waited time.Duration) { m.lockWait.Add(waited.Seconds()) },
+	})
 }
 
 func (m *metrics) passed(err error, took time.Duration) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -139,6 +140,7 @@ func metricLines(t *testing.T, w *world) []string {
 		line = strings.TrimSpace(line)
 		if !strings.HasPrefix(line, "ip_masq_guard_agent_") || strings.Contains(line, "_bucket{") || strings.Contains(line, "_sum{") ||
 			strings.Contains(line, "_created") || strings.HasPrefix(line, "ip_masq_guard_agent_build_info{") ||
+			strings.HasPrefix(line, "ip_masq_guard_agent_sync_phase_seconds_") ||
 			strings.HasPrefix(line, "ip_masq_guard_agent_last_success_timestamp_seconds") {
 			continue
 		}
@@ -174,6 +176,7 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`config_file_refusals_total 0`,
 		`config_file_refused 0`,
 	}, noDrift...),
+		`lock_wait_seconds_total 0`,
 		`resync_interval_seconds 0`,
 		`rules_verified{family="ipv4"} 0`,
 		`rules_verified{family="ipv6"} 0`,
@@ -194,6 +197,7 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`config_file_refused 0`,
 		`config_info{digest="bbc1e5d040042b9003d7d33d35ee19914e2b8a97f7fe14eae7b6880498bdc69b",source="file"} 1`,
 	}, noDrift...),
+		`lock_wait_seconds_total 0`,
 		`resync_interval_seconds 60`,
 		`rules{family="ipv4"} 5`,
 		`rules{family="ipv6"} 4`,
@@ -220,6 +224,7 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`config_file_refused 1`,
 		`config_info{digest="bbc1e5d040042b9003d7d33d35ee19914e2b8a97f7fe14eae7b6880498bdc69b",source="last-valid"} 1`,
 	}, drift...),
+		`lock_wait_seconds_total 0`,
 		`resync_interval_seconds 60`,
 		`rules{family="ipv4"} 5`,
 		`rules{family="ipv6"} 4`,
@@ -236,6 +241,36 @@ func TestMetricsTellTheTruth(t *testing.T) {
 	}
 	if code, body := get(t, w, "/healthz"); code != http.StatusOK || body != "ok\n" {
 		t.Errorf("/healthz: code %d, %s", code, body)
+	}
+}
+
+// TestMetricsTimeEachPart: what a pass does not need is not counted.
+func TestMetricsTimeEachPart(t *testing.T) {
+	w := newWorld(t, options{})
+	counts := func() map[string]string {
+		t.Helper()
+		_, body := get(t, w, "/metrics")
+		found := map[string]string{}
+		for _, match := range regexp.MustCompile(`(?m)_sync_phase_seconds_count\{family="(\w*)",phase="(\w+)"\} (\d+)$`).FindAllStringSubmatch(body, -1) {
+			found[strings.TrimSpace(match[2]+" "+match[1])] = match[3]
+		}
+		return found
+	}
+	w.holds(t, goodText)
+	w.syncer.pass(t.Context())
+	w.syncer.pass(t.Context())
+	want := map[string]string{"read": "2", "parse": "1", "build ipv4": "1", "save": "2"}
+	if diff := cmp.Diff(want, counts()); diff != "" {
+		t.Errorf("counts differ (-want +got):\n%s", diff)
+	}
+	trace := ruleset.TraceOf(w.syncer.metrics.trace(t.Context(), ruleset.IPv6))
+	trace.Took(ruleset.Write, time.Second)
+	trace.LockWait(1500 * time.Millisecond)
+	if got := counts()["write ipv6"]; got != "1" {
+		t.Errorf("%s writes, want 1", got)
+	}
+	if _, body := get(t, w, "/metrics"); !strings.Contains(body, "\nip_masq_guard_agent_lock_wait_seconds_total 1.5\n") {
+		t.Error("the wait for the lock is not counted")
 	}
 }
 

@@ -138,11 +138,16 @@ func (s *syncer) pass(ctx context.Context) time.Duration {
 	ctx = context.WithoutCancel(ctx)
 	began := time.Now()
 
-	s.observe(ctx, read(s.opts.configPath))
+	timed := s.metrics.timed("read")
+	now := read(s.opts.configPath)
+	timed()
+	s.observe(ctx, now)
 	err := s.apply(ctx)
 	s.metrics.passed(err, time.Since(began))
 	s.announce(ctx, err)
+	timed = s.metrics.timed("save")
 	s.remember(ctx)
+	timed()
 
 	wait := s.wait(err)
 	s.publish(began, wait)
@@ -163,7 +168,9 @@ func (s *syncer) observe(ctx context.Context, now reading) {
 		s.metrics.judged(nil)
 		return
 	}
+	timed := s.metrics.timed("parse")
 	v := now.judge(s.opts.config)
+	timed()
 	s.problems = v.problems
 	s.metrics.judged(v.problems)
 	if !refused(v.problems) {
@@ -229,7 +236,9 @@ func (s *syncer) enforce(want inForce) {
 	s.force = want
 	s.retry = 0
 	for _, f := range s.families {
+		timed := s.metrics.timedOf("build", f.version)
 		rules := ruleset.Build(want.config, f.version, s.opts.rules)
+		timed()
 		if !slices.Equal(rules.Rules, f.want.Rules) {
 			f.want, f.held, f.verifiedAt = rules, false, time.Time{}
 		}
@@ -250,7 +259,7 @@ func (s *syncer) applyFamily(ctx context.Context, f *family) error {
 	name := f.version.String()
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
-	drift, err := s.kernel.Apply(ctx, f.want)
+	drift, err := s.kernel.Apply(s.metrics.trace(ctx, f.version), f.want)
 	s.metrics.verified(f.version, err)
 	if err != nil {
 		err = fmt.Errorf("applying %s rules: %w", name, err)

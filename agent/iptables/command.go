@@ -162,7 +162,12 @@ func run(ctx context.Context, c command) error {
 	complaint := &boundedBuffer{}
 	process.Stdout, process.Stderr = output, complaint
 
-	err := process.Run()
+	err := process.Start()
+	if err == nil {
+		stop := watchLock(ctx, process.Process.Pid)
+		err = process.Wait()
+		stop()
+	}
 	switch {
 	case output.err != nil:
 		return output.err

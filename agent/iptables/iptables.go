@@ -72,6 +72,7 @@ func (k *Kernel) Inspect(ctx context.Context, want ruleset.Ruleset) ([]Drift, er
 }
 
 func (k *Kernel) inspect(ctx context.Context, want ruleset.Ruleset) (content, []Drift, error) {
+	defer took(ctx, ruleset.Inspect)()
 	t := k.tables[want.Family]
 	found, err := t.read(ctx, want.Chain)
 	if err != nil {
@@ -88,6 +89,9 @@ func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]Drift, erro
 	found, drift, err := k.inspect(ctx, want)
 	if err != nil {
 		return nil, err
+	}
+	if len(drift) > 0 {
+		defer took(ctx, ruleset.Write)()
 	}
 	t := k.tables[want.Family]
 	if slices.Contains(drift, ChainMissing) || slices.Contains(drift, ChainChanged) {

@@ -53,6 +53,46 @@ func TestHeldLock(t *testing.T) {
 	n.holds(t, second)
 }
 
+// TestLockWaitIsTold: the command's own wait, and none where it does not wait.
+func TestLockWaitIsTold(t *testing.T) {
+	n := place{iptables.Legacy, ruleset.IPv4}.node(t)
+	lock, err := os.OpenFile(n.LockFile(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lock.Close() }()
+	var waited time.Duration
+	phases := map[ruleset.Phase]int{}
+	apply := func(want ruleset.Ruleset) {
+		t.Helper()
+		ctx := ruleset.WithTrace(t.Context(), ruleset.Trace{
+			Took:     func(phase ruleset.Phase, _ time.Duration) { phases[phase]++ },
+			LockWait: func(d time.Duration) { waited += d },
+		})
+		if err := n.Do(func() error { _, err := n.kernel.Apply(ctx, want); return err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(n.spare("10.0.0.0/8"))
+	if waited != 0 {
+		t.Errorf("waited for %s with nobody else there", waited)
+	}
+
+	const held = 700 * time.Millisecond
+	if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(held, func() { _ = unix.Flock(int(lock.Fd()), unix.LOCK_UN) })
+	apply(n.spare("10.1.0.0/16"))
+	if waited < held*3/4 || waited > 2*held {
+		t.Errorf("waited for %s, want about %s", waited, held)
+	}
+	apply(n.spare("10.1.0.0/16"))
+	if diff := cmp.Diff(map[ruleset.Phase]int{ruleset.Inspect: 3, ruleset.Write: 2}, phases); diff != "" {
+		t.Errorf("phases differ (-want +got):\n%s", diff)
+	}
+}
+
 // TestWalkEndsLikeAFreshStart goes through configurations, flags and disturbances by
 // chance; where it ends must not tell how it came there.
 func TestWalkEndsLikeAFreshStart(t *testing.T) {

@@ -21,7 +21,8 @@ func (r PortRange) String() string {
 	return fmt.Sprintf("%d-%d", r.First, r.Last)
 }
 
-func (r PortRange) size() int { return int(r.Last) - int(r.First) + 1 }
+// Size is how many ports it has.
+func (r PortRange) Size() int { return int(r.Last) - int(r.First) + 1 }
 
 // ParsePorts reads the value of --to-ports: "1024-29999,32768-65535" or "1024". An
 // empty value is no range: the kernel chooses.

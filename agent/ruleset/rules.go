@@ -19,7 +19,7 @@ func render(chain string, d Decision) []string {
 	} else {
 		r.longestFirst()
 	}
-	r.masquerade("", masqueradeComment)
+	r.masquerade("", MasqueradeComment)
 	return r.rules
 }
 
@@ -42,14 +42,14 @@ func (r *renderer) add(matches, comment, more, target string) {
 // leave lets packets of other sources and interfaces go.
 func (r *renderer) leave() {
 	if sources := fewestSources(r.decision.Sources); len(sources) == 1 {
-		r.add(" ! -s "+cidr(sources[0]), sourceComment, "", "RETURN")
+		r.add(" ! -s "+cidr(sources[0]), SourceComment, "", "RETURN")
 	} else {
 		for _, source := range sources {
 			r.sources = append(r.sources, " -s "+cidr(source))
 		}
 	}
 	if interfaces := fewestInterfaces(r.decision.Interfaces); len(interfaces) == 1 {
-		r.add(" ! -o "+interfaces[0], interfaceComment, "", "RETURN")
+		r.add(" ! -o "+interfaces[0], InterfaceComment, "", "RETURN")
 	} else {
 		for _, name := range interfaces {
 			r.interfaces = append(r.interfaces, " -o "+name)
@@ -96,7 +96,7 @@ func fewestInterfaces(patterns []string) []string {
 
 // spare keeps a destination from being masqueraded.
 func (r *renderer) spare(prefix netip.Prefix) {
-	r.add(destination(prefix), sparedComment, "", "RETURN")
+	r.add(destination(prefix), SparedComment, "", "RETURN")
 }
 
 // longestFirst is the list with its exceptions. Of equal prefixes the exception decides.
@@ -131,13 +131,13 @@ func destination(prefix netip.Prefix) string {
 }
 
 func cidr(prefix netip.Prefix) string {
-	return address(prefix.Addr()) + "/" + strconv.Itoa(prefix.Bits())
+	return AddressText(prefix.Addr()) + "/" + strconv.Itoa(prefix.Bits())
 }
 
-// address is the text of iptables, which is inet_ntop(3)'s. It differs from
+// AddressText is the text of iptables and nft, which is inet_ntop(3)'s. It differs from
 // netip's, and from RFC 5952, for the long deprecated IPv4-compatible addresses
 // alone: ::192.0.2.1 (RFC 4291 section 2.5.5.1).
-func address(a netip.Addr) string {
+func AddressText(a netip.Addr) string {
 	if a.Is6() {
 		b := a.As16()
 		if [12]byte(b[:12]) == [12]byte{} && (b[12] != 0 || b[13] != 0) {
@@ -183,15 +183,15 @@ func anyOf(matches []string) []string {
 func probabilities(ranges []PortRange) []string {
 	left := 0
 	for _, r := range ranges {
-		left += r.size()
+		left += r.Size()
 	}
 	matches := make([]string, len(ranges))
 	for i, r := range ranges {
 		if i < len(ranges)-1 {
-			share := float64(r.size()) / float64(left)
+			share := float64(r.Size()) / float64(left)
 			matches[i] = " -m statistic --mode random --probability " + probability(share)
 		}
-		left -= r.size()
+		left -= r.Size()
 	}
 	return matches
 }

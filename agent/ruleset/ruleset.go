@@ -49,11 +49,11 @@ type Ruleset struct {
 // The comments of the rules are those of the upstream agent where it has such rules, so
 // that people and scripts which look for them find them.
 const (
-	sparedComment     = "ip-masq-agent: local traffic is not subject to MASQUERADE"
-	sourceComment     = "ip-masq-agent: traffic from other sources is not subject to MASQUERADE"
-	interfaceComment  = "ip-masq-agent: traffic through other interfaces is not subject to MASQUERADE"
+	SparedComment     = "ip-masq-agent: local traffic is not subject to MASQUERADE"
+	SourceComment     = "ip-masq-agent: traffic from other sources is not subject to MASQUERADE"
+	InterfaceComment  = "ip-masq-agent: traffic through other interfaces is not subject to MASQUERADE"
 	exceptionComment  = "ip-masq-agent: exception, outbound traffic is subject to MASQUERADE"
-	masqueradeComment = "ip-masq-agent: outbound traffic is subject to MASQUERADE (must be last in chain)"
+	MasqueradeComment = "ip-masq-agent: outbound traffic is subject to MASQUERADE (must be last in chain)"
 	commentPrefix     = "ip-masq-agent: " // of each of them
 	jumpComment       = "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our custom %s chain"
 )
