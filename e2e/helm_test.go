@@ -16,8 +16,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// chart is the folder of our chart.
-const chart = "../charts/ip-masq-guard"
+const (
+	// chart is the folder of our chart.
+	chart = "../charts/ip-masq-guard"
+	// previousChart is the release before, as it was made at 9c170e3:
+	//
+	//	helm package charts/ip-masq-guard
+	previousChart = "testdata/ip-masq-guard-0.1.0.tgz"
+)
 
 // helm is the real one, as one user has it, whose home is of one test.
 type helm struct {

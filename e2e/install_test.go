@@ -108,6 +108,12 @@ func (i *installation) kubectl() kubectl { return i.controlPlane.kubectl() }
 // change installs or upgrades with these values.
 func (i *installation) change(t *testing.T, verb string, args ...string) {
 	t.Helper()
+	i.changeTo(t, chart, verb, args...)
+}
+
+// changeTo does so with another chart.
+func (i *installation) changeTo(t *testing.T, chart, verb string, args ...string) {
+	t.Helper()
 	i.must(t, append([]string{
 		verb, release, chart, "--namespace", i.namespace, "--set", fmt.Sprintf("configMap.namespace=%s,webhook.port=%d", i.guarded, i.port),
 	}, args...)...)
@@ -213,6 +219,11 @@ func (i *installation) kept(t *testing.T) string {
 // Service is made a name of the loopback address. Nothing may ask it before that.
 func install(t *testing.T, args ...string) *installation {
 	t.Helper()
+	return installChart(t, chart, args...)
+}
+
+func installChart(t *testing.T, chart string, args ...string) *installation {
+	t.Helper()
 	h := needHelm(t)
 	c := needControlPlane(t)
 	h.kubeconfig = c.admin
@@ -222,7 +233,7 @@ func install(t *testing.T, args ...string) *installation {
 	}
 	i := &installation{controlPlane: c, helm: h, namespace: c.namespace(t, "release"), guarded: c.namespace(t, "guarded"), port: ports[0]}
 	i.before = c.everything(t)
-	i.change(t, "install", args...)
+	i.changeTo(t, chart, "install", args...)
 	t.Cleanup(func() { h.run(context.WithoutCancel(t.Context()), "uninstall", release, "--namespace", i.namespace) })
 	i.kubectl().must(t, "", "patch", "service", release, "-n", i.namespace, "--type=merge",
 		`--patch={"spec": {"type": "ExternalName", "externalName": "localhost", "clusterIP": null, "clusterIPs": null}}`)
@@ -299,6 +310,57 @@ func TestChartLife(t *testing.T) {
 	i.must(t, "uninstall", release, "--namespace", i.namespace)
 	// A webhook that is on its way out must not bring anything back.
 	time.Sleep(3 * time.Second)
+	if diff := cmp.Diff(i.before, i.everything(t)); diff != "" {
+		t.Errorf("the objects of the API server differ (-before +after):\n%s", diff)
+	}
+}
+
+// TestChartUpgrade goes from the release before to this one in both ways that helm has
+// of keeping values, and back. Values stay, and so do the certificates of the webhook
+// that runs all the while; and nothing is left at the end.
+func TestChartUpgrade(t *testing.T) {
+	i := installChart(t, previousChart, "--set", "agent.ipv6=true,cluster.podCIDRs={10.244.0.0/16},rules.no-overlap.action=warn")
+	k := i.kubectl()
+	i.runWebhook(t)
+	trusted, kept := i.trusted(t), i.kept(t)
+	values := func() string { return i.must(t, "get", "values", release, "--namespace", i.namespace, "--output=json") }
+	before := values()
+
+	for _, step := range []struct {
+		name    string
+		args    []string
+		version string
+	}{
+		{"upgrade", []string{"upgrade", release, chart, "--reset-then-reuse-values"}, "v0.2.0"},
+		{"rollback", []string{"rollback", release, "1"}, "v0.1.0"},
+		{"upgrade with the values of the release before alone", []string{"upgrade", release, chart, "--reuse-values"}, "v0.2.0"},
+		{"rollback of that", []string{"rollback", release, "1"}, "v0.1.0"},
+	} {
+		i.must(t, append(step.args, "--namespace", i.namespace)...)
+		if diff := cmp.Diff(before, values()); diff != "" {
+			t.Errorf("%s: values differ (-before +after):\n%s", step.name, diff)
+		}
+		if i.trusted(t) != trusted || i.kept(t) != kept {
+			t.Errorf("%s: the caBundle or the Secret is another", step.name)
+		}
+		if _, err := get(http.DefaultTransport, i.health); err != nil {
+			t.Errorf("%s: %v", step.name, err)
+		}
+		images := k.must(t, "", "get", "deployments,daemonsets", "-A", "-l", "app.kubernetes.io/instance="+release,
+			"-o", "jsonpath={.items[*].spec.template.spec.containers[0].image}").stdout
+		if want := fmt.Sprintf("ghcr.io/ip-masq-guard/webhook:%[1]s ghcr.io/ip-masq-guard/agent:%[1]s", step.version); images != want {
+			t.Errorf("%s: images %q, want %q", step.name, images, want)
+		}
+		if got := k.run(t.Context(), manifestOf(i.guarded, configMap, "data", "config", guideConfig), "create", "-f", "-"); got.exit != 1 ||
+			!strings.Contains(got.stderr, "has host bits set") {
+			t.Errorf("%s: a bad write met: %s", step.name, got)
+		}
+		// The webhook again, as this chart starts it.
+		i.webhook.kill()
+		i.runWebhook(t)
+	}
+	i.must(t, "uninstall", release, "--namespace", i.namespace)
+	i.webhook.kill()
 	if diff := cmp.Diff(i.before, i.everything(t)); diff != "" {
 		t.Errorf("the objects of the API server differ (-before +after):\n%s", diff)
 	}

@@ -58,7 +58,7 @@ labels:
 {{/* The file that --params names: what the cluster's owner sets, and the flags that
      the agents have, from the same values. */}}
 {{- define "guard.params" -}}
-consumer: {{ .Values.consumer }}
+consumer: {{ default "ip-masq-guard" .Values.consumer }}
 agent:
   ipv6: {{ .Values.agent.ipv6 }}
   reservedRanges: {{ .Values.agent.reservedRanges }}
