@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 const (
 	root      = "../.."
 	chart     = root + "/charts/ip-masq-guard"
+	previous  = root + "/e2e/testdata/ip-masq-guard-0.1.0.tgz" // the chart before
 	release   = "ip-masq-guard"
 	namespace = "ip-masq-guard"
 	configMap = "ip-masq-agent"
@@ -124,6 +125,18 @@ func (p *product) run(ctx context.Context, args ...string) error {
 		return fmt.Errorf("running helm %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return nil
+}
+
+// helmSays executes helm and returns what it prints.
+func (p *product) helmSays(t *testing.T, args ...string) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), p.helm, args...)
+	command.Env = append(os.Environ(), "KUBECONFIG="+p.Admin, "HOME="+place.Folder)
+	out, err := command.Output()
+	if err != nil {
+		t.Fatalf("helm %s: %v", strings.Join(args, " "), err)
+	}
+	return string(out)
 }
 
 // kubectl runs a command that has to succeed, and returns its standard output.

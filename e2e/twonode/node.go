@@ -263,6 +263,14 @@ func (n *Node) Import(ctx context.Context, archive string) error {
 	return nil
 }
 
+// NameImage gives an image of the node one more name.
+func (n *Node) NameImage(ctx context.Context, image, name string) error {
+	if _, err := n.Run(ctx, "ctr", "--namespace", "k8s.io", "images", "tag", "--force", image, name); err != nil {
+		return fmt.Errorf("naming an image: %w", err)
+	}
+	return nil
+}
+
 // StartKubelet starts it, again after StopKubelet.
 func (n *Node) StartKubelet() (err error) {
 	n.kubelet, err = n.start("kubelet", filepath.Join(n.cluster.binaries.Nodes, "kubelet"),

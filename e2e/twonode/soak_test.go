@@ -78,7 +78,7 @@ func TestNoWriteFails(t *testing.T) {
 	begin := time.Now()
 	count := &tally{}
 	var writing sync.WaitGroup
-	writing.Go(func() { count.write(ctx, client, begin) })
+	writing.Go(func() { count.write(ctx, client, begin, byTurns()...) })
 
 	// The parts of the time at which things happen.
 	for _, step := range []struct {
@@ -136,10 +136,14 @@ func (c *tally) report(t *testing.T, limit time.Duration) {
 	}
 }
 
-// write updates the ConfigMap until ctx ends: two valid texts by turns, and bad ones.
+// byTurns are valid texts that differ in a range.
+func byTurns() []string {
+	return []string{approved, strings.Replace(approved, "192.168.0.0/16", "192.168.0.0/17", 1)}
+}
+
+// write updates the ConfigMap until ctx ends: valid texts by turns, and bad ones.
 // Each write has its time; one that takes long does not hold up the others.
-func (c *tally) write(ctx context.Context, client kubernetes.Interface, begin time.Time) {
-	texts := []string{approved, strings.Replace(approved, "192.168.0.0/16", "192.168.0.0/17", 1)}
+func (c *tally) write(ctx context.Context, client kubernetes.Interface, begin time.Time, texts ...string) {
 	ticker := time.NewTicker(writeEvery)
 	defer ticker.Stop()
 	var writing sync.WaitGroup
@@ -346,7 +350,7 @@ func TestReplicasKilled(t *testing.T) {
 	begin := time.Now()
 	count := &tally{}
 	var writing sync.WaitGroup
-	writing.Go(func() { count.write(ctx, client, begin) })
+	writing.Go(func() { count.write(ctx, client, begin, byTurns()...) })
 
 	// One after the other: whichever serves the API server's connection is hit.
 	var kills []time.Duration

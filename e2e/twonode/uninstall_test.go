@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -20,34 +21,89 @@ func (p *product) refuses(ctx context.Context) error {
 	return nil
 }
 
-// An upgrade and a rollback leave the gate shut and the rules in place, though they
-// replace every pod.
+// An upgrade from the release before and the rollback to it keep values, certificates
+// and rules, and fail no write, though they replace every pod. The programs of the
+// release before are stood in for by these: it is the charts that differ.
 func TestUpgradeAndRollback(t *testing.T) {
 	p := need(t)
 	n := p.Nodes()[0]
-	before := p.counted(t, n)
-	for _, step := range []struct {
-		name string
-		args []string
-		want string // the agents' log level
-	}{
-		{"upgrade", []string{"upgrade", release, chart, "--reuse-values", "--set", "agent.logLevel=debug,webhook.logLevel=debug,agent.maxUnavailable=100%"}, "debug"},
-		{"rollback", []string{"rollback", release, "1"}, "info"},
-	} {
-		begin := time.Now()
-		if err := p.run(t.Context(), append(step.args, "--namespace", namespace, "--wait", "--timeout", "2m")...); err != nil {
-			t.Fatal(err)
+	p.must(t, "uninstall", release, "--namespace", namespace, "--wait", "--timeout", "2m")
+	const before, now = "v0.1.0", "v0.2.0"
+	for _, n := range p.Nodes() {
+		for _, program := range []string{"webhook", "agent"} {
+			name := "ghcr.io/ip-masq-guard/" + program + ":"
+			if err := n.NameImage(t.Context(), name+now, name+before); err != nil {
+				t.Fatal(err)
+			}
 		}
-		t.Logf("%s took %s", step.name, time.Since(begin).Round(100*time.Millisecond))
+	}
+	p.must(t, "install", release, previous, "--namespace", namespace,
+		"--set", "agent.ipv6=true,agent.maxUnavailable=100%,webhook.logLevel=debug", "--wait", "--timeout", "2m")
+	rules := p.counted(t, n)
+	values := func() string {
+		return p.helmSays(t, "get", "values", release, "--namespace", namespace, "--output=json")
+	}
+	wanted := values()
+	client := p.client(t)
+	certificates := p.certificates(t, client)
+
+	// Texts that mean the same: agents have no reason to write rules.
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	count, begin := &tally{}, time.Now()
+	var writing sync.WaitGroup
+	writing.Go(func() { count.write(ctx, client, begin, approved, approved+"# again\n") })
+	for _, step := range []struct {
+		name    string
+		args    []string
+		version string
+	}{
+		{"upgrade", []string{"upgrade", release, chart, "--reset-then-reuse-values"}, now},
+		{"rollback", []string{"rollback", release, "1"}, before},
+		{"upgrade after the rollback", []string{"upgrade", release, chart, "--reset-then-reuse-values"}, now},
+	} {
+		start := time.Now()
+		p.must(t, append(step.args, "--namespace", namespace, "--wait", "--timeout", "2m")...)
+		t.Logf("%s took %s", step.name, time.Since(start).Round(100*time.Millisecond))
 		if err := p.refuses(t.Context()); err != nil {
 			t.Errorf("after the %s %v", step.name, err)
 		}
-		if args := p.kubectl(t, "", "get", "pods", "-n", "kube-system", "-l", "app.kubernetes.io/component=agent",
-			"-o", "jsonpath={.items[*].spec.containers[0].args}"); strings.Count(args, "--log-level="+step.want) != len(p.Nodes()) {
-			t.Errorf("after the %s agents run with %s", step.name, args)
+		if got := values(); got != wanted {
+			t.Errorf("after the %s the values are %s, want %s", step.name, got, wanted)
 		}
-		notRewritten(t, n, before)
+		after := p.certificates(t, client)
+		if after.leaf != certificates.leaf || after.authority != certificates.authority {
+			t.Errorf("after the %s: %s, before: %s", step.name, after, certificates)
+		}
+		eventually(t, time.Minute, func(ctx context.Context) error { return p.runs(ctx, step.version) })
+		notRewritten(t, n, rules)
 	}
+	cancel()
+	writing.Wait()
+	count.report(t, time.Since(begin))
+	if len(count.failed) > 0 {
+		t.Errorf("valid writes failed: %v", count.failed)
+	}
+	p.restore(t)
+}
+
+// runs is an error as long as a pod of ours is of another version.
+func (p *product) runs(ctx context.Context, version string) error {
+	out, err := p.Kubectl(ctx, "", "get", "pods", "-A", "-l", "app.kubernetes.io/instance="+release+",app.kubernetes.io/component in (agent,webhook)",
+		"-o", `jsonpath={range .items[*]}{.spec.containers[0].image}{"\n"}{end}`)
+	if err != nil {
+		return err
+	}
+	images := strings.Fields(out)
+	if want := len(p.Nodes()) + 2; len(images) != want {
+		return fmt.Errorf("%d pods run, want %d", len(images), want)
+	}
+	for _, image := range images {
+		if !strings.HasSuffix(image, ":"+version) {
+			return fmt.Errorf("a pod runs %s, want %s", image, version)
+		}
+	}
+	return nil
 }
 
 // What a node of GKE comes with, in the order of iptables-restore.
@@ -144,12 +200,18 @@ func (p *product) combined(ctx context.Context, stdin string, args ...string) (s
 	return string(out), err
 }
 
-func (p *product) upgrade(t *testing.T, args ...string) {
+// must executes helm, which has to succeed.
+func (p *product) must(t *testing.T, args ...string) {
 	t.Helper()
-	if err := p.run(t.Context(), slices.Concat([]string{"upgrade", release, chart, "--reset-values", "--namespace", namespace}, args,
-		[]string{"--wait", "--timeout", "2m"})...); err != nil {
+	if err := p.run(t.Context(), args...); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (p *product) upgrade(t *testing.T, args ...string) {
+	t.Helper()
+	p.must(t, slices.Concat([]string{"upgrade", release, chart, "--reset-values", "--namespace", namespace}, args,
+		[]string{"--wait", "--timeout", "2m"})...)
 }
 
 // After an uninstall nothing of ours is left in the API, and the ConfigMap may be
