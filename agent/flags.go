@@ -37,6 +37,7 @@ type options struct {
 	stateDir       string // empty: the last valid configuration is in memory only
 	metricsAddress string // "0": none
 	backend        iptables.Backend
+	watchKernel    bool
 	logLevel       slog.Level
 
 	cleanupOnExit bool
@@ -139,6 +140,8 @@ func (r *rawFlags) groups(o *options) [groupCount]group {
 	run.BoolVar(&o.once, "once", false, "apply the file once and exit: 0 applied, 1 file or kernel refuses")
 	run.BoolVar(&o.dryRun, "dry-run", false, "print what would be restored and exit; needs no privilege")
 	run.StringVar(&r.backend, "iptables-backend", string(iptables.Auto), "auto, nft or legacy; auto joins what the node's kubelet and kube-proxy use")
+	run.BoolVar(&o.watchKernel, "watch-kernel", true,
+		"heal at once what others change, when the kernel tells it; it tells nothing with the legacy backend")
 	run.StringVar(&o.metricsAddress, "metrics-bind-address", defaultMetricsAddress,
 		"`address` of /metrics, /status, /healthz and /readyz; 0 switches them off")
 	run.BoolVar(&o.cleanupOnExit, "cleanup-on-exit", false, "remove the rules when stopped by SIGTERM or SIGINT; else they stay")

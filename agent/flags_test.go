@@ -19,7 +19,7 @@ func TestParseFlags(t *testing.T) {
 		o := options{
 			rules:      ruleset.Options{Chain: "IP-MASQ-AGENT", RandomFully: true},
 			configPath: "/etc/config/ip-masq-agent", metricsAddress: ":9178",
-			backend: "auto", logLevel: slog.LevelInfo,
+			backend: "auto", watchKernel: true, logLevel: slog.LevelInfo,
 		}
 		if change != nil {
 			change(&o)
@@ -37,6 +37,7 @@ func TestParseFlags(t *testing.T) {
 			"--source-cidrs=10.244.0.0/16,fd00:10:244::/48", "--out-interfaces=eth0,bond+", "--nomasq-multicast",
 			"--to-ports=1024-29999,32768-65535", "--config-path", "/tmp/x", "--once", "--dry-run",
 			"--iptables-backend=legacy", "--state-dir=/var/lib/x", "--metrics-bind-address=127.0.0.1:1", "--log-level=debug",
+			"--watch-kernel=false",
 		}, options{
 			config: config.Options{ReservedRanges: true, IPv6: true},
 			rules: ruleset.Options{

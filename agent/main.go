@@ -99,15 +99,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		"randomFully", opts.rules.RandomFully, "toPorts", opts.toPorts,
 		"sources", fmt.Sprint(opts.rules.Sources), "outInterfaces", opts.rules.Interfaces, "spareMulticast", opts.rules.SpareMulticast,
 		"backend", backend, "backendReason", why, "stateDir", opts.stateDir)
-	return daemon(ctx, opts, kernel, about{
+	return daemon(ctx, opts, kernel, watchKernel(ctx, opts, kernel, log), about{
 		node: os.Getenv(nodeVariable), backend: string(backend), backendReason: why,
 		backendVersion: kernel.Version(ctx), kernelVersion: kernelVersion(),
 	}, log)
 }
 
 // daemon holds the rules until ctx ends, and leaves them in the kernel unless it is
-// to take them away.
-func daemon(ctx context.Context, opts options, kernel kernel, about about, log *slog.Logger) error {
+// to take them away. The kernel's watch may be nil.
+func daemon(ctx context.Context, opts options, kernel kernel, watch *iptables.Watch, about about, log *slog.Logger) error {
 	absent, err := present(ctx, opts.rules.Chain)
 	if err != nil {
 		log.WarnContext(ctx, "agent cleanup would not see that this agent runs", "error", err)
@@ -115,6 +115,7 @@ func daemon(ctx context.Context, opts options, kernel kernel, about about, log *
 	defer absent()
 	s := newSyncer(opts, kernel, log)
 	s.about = about
+	s.listensTo(watch)
 	stopServing, err := serve(ctx, opts.metricsAddress, s, log)
 	if err != nil {
 		return err
@@ -123,8 +124,15 @@ func daemon(ctx context.Context, opts options, kernel kernel, about about, log *
 	w := newWatcher(ctx, opts.configPath, log)
 	var watching sync.WaitGroup
 	watching.Go(func() { w.run(ctx) })
+	if watch != nil {
+		watching.Go(func() {
+			if err := watch.Run(ctx); err != nil {
+				log.WarnContext(ctx, "the kernel tells nothing more, so changes by others wait for the next tick", "error", err)
+			}
+		})
+	}
 
-	s.run(ctx, w.changes)
+	s.run(ctx, w.changes, notices(watch))
 
 	cancel()
 	watching.Wait()

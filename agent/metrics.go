@@ -34,6 +34,9 @@ type metrics struct {
 	lockWait     prometheus.Counter
 	rules        *prometheus.GaugeVec
 	lastVerified prometheus.Gauge
+	wakeups      prometheus.Counter
+	postponed    prometheus.Counter
+	kernel       func() iptables.Counts // nil where the kernel tells nothing
 
 	families []ruleset.Family
 }
@@ -82,6 +85,14 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 			Namespace: namespace, Name: "last_success_timestamp_seconds",
 			Help: "Unix time of the last pass after which the kernel held the rules of every family.",
 		}),
+		wakeups: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "kernel_wakeups_total",
+			Help: "Passes made at once since the kernel told that others had changed the rules.",
+		}),
+		postponed: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "kernel_wakeups_postponed_total",
+			Help: "Such passes that had to wait, since others change the rules so often that healing takes too much time.",
+		}),
 		families: families,
 	}
 	build := gauge("build_info", "The program.", "version", "goversion")
@@ -89,6 +100,11 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 
 	m.registry.MustRegister(build, m.info, m.applied, m.rules, m.cidrs, m.resync, m.problems, m.fileRefused, m.refusals, m.held, m.drift,
 		m.passSeconds, m.phaseSeconds, m.lockWait, m.lastVerified,
+		m.wakeups, m.postponed,
+		m.told("kernel_changes_total", "Transactions in the kernel that concern the rules, the agent's own too.",
+			func(c iptables.Counts) int { return c.Changes }),
+		m.told("kernel_losses_total", "Times that the kernel had more changes to tell than it keeps; a look at the rules follows each.",
+			func(c iptables.Counts) int { return c.Losses }),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics()))
 
@@ -104,6 +120,16 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 	m.judged(nil)
 	m.refusals.Add(0)
 	return m
+}
+
+// told is a counter of what the kernel tells, where it does.
+func (m *metrics) told(name, help string, value func(iptables.Counts) int) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, func() float64 {
+		if m.kernel == nil {
+			return 0
+		}
+		return float64(value(m.kernel()))
+	})
 }
 
 func label(family ruleset.Family) string {

@@ -143,6 +143,15 @@ func (b backend) iptables(tb testing.TB, args ...string) {
 	b.host.Output(tb, "iptables-"+b.name, append([]string{"-w", "-t", "nat"}, args...)...)
 }
 
+// restore makes one transaction.
+func (b backend) restore(tb testing.TB, lines ...string) {
+	tb.Helper()
+	text := "*nat\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	if _, err := b.host.Feed(tb.Context(), text, "iptables-"+b.name+"-restore", "-w", "--noflush"); err != nil {
+		tb.Fatal(err)
+	}
+}
+
 // saved is the nat table, without comments and the policies of built-in chains.
 func (b backend) saved(tb testing.TB) []string {
 	tb.Helper()
@@ -213,21 +222,17 @@ func TestDaemonHoldsTheFile(t *testing.T) {
 			for _, drift := range []struct {
 				name  string
 				kind  string
-				harms [][]string
+				harms []string // one transaction, lines of iptables-restore
 			}{
-				{"flushed chain", "chain-changed", [][]string{{"-F", "IP-MASQ-AGENT"}}},
-				{"foreign rule inside", "chain-changed", [][]string{{"-I", "IP-MASQ-AGENT", "-d", "198.51.100.0/24", "-j", "RETURN"}}},
-				{"rules deleted", "chain-changed", [][]string{{"-D", "IP-MASQ-AGENT", "1"}, {"-D", "IP-MASQ-AGENT", "1"}}},
-				{"removed jump", "jump-missing", [][]string{{"-D", "POSTROUTING", "2"}}},
-				{"duplicate jump", "jump-duplicate", [][]string{append([]string{"-A", "POSTROUTING"}, strings.Fields(jump)...)}},
-				{"removed chain", "chain-missing", [][]string{
-					{"-D", "POSTROUTING", "2"}, {"-F", "IP-MASQ-AGENT"}, {"-X", "IP-MASQ-AGENT"},
-				}},
+				{"flushed chain", "chain-changed", []string{"-F IP-MASQ-AGENT"}},
+				{"foreign rule inside", "chain-changed", []string{"-I IP-MASQ-AGENT -d 198.51.100.0/24 -j RETURN"}},
+				{"rules deleted", "chain-changed", []string{"-D IP-MASQ-AGENT 1", "-D IP-MASQ-AGENT 1"}},
+				{"removed jump", "jump-missing", []string{"-D POSTROUTING 2"}},
+				{"duplicate jump", "jump-duplicate", []string{"-A POSTROUTING " + jump}},
+				{"removed chain", "chain-missing", []string{"-D POSTROUTING 2", "-F IP-MASQ-AGENT", "-X IP-MASQ-AGENT"}},
 			} {
 				before := driftCount(t, a, drift.kind)
-				for _, harm := range drift.harms {
-					b.iptables(t, harm...)
-				}
+				b.restore(t, drift.harms...)
 				b.eventuallyHolds(t, drift.name, want)
 				eventually(t, drift.name+" is counted", func() string {
 					if driftCount(t, a, drift.kind) > before {

@@ -176,6 +176,10 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`config_file_refusals_total 0`,
 		`config_file_refused 0`,
 	}, noDrift...),
+		`kernel_changes_total 0`,
+		`kernel_losses_total 0`,
+		`kernel_wakeups_postponed_total 0`,
+		`kernel_wakeups_total 0`,
 		`lock_wait_seconds_total 0`,
 		`resync_interval_seconds 0`,
 		`rules_verified{family="ipv4"} 0`,
@@ -197,6 +201,10 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`config_file_refused 0`,
 		`config_info{digest="bbc1e5d040042b9003d7d33d35ee19914e2b8a97f7fe14eae7b6880498bdc69b",source="file"} 1`,
 	}, noDrift...),
+		`kernel_changes_total 0`,
+		`kernel_losses_total 0`,
+		`kernel_wakeups_postponed_total 0`,
+		`kernel_wakeups_total 0`,
 		`lock_wait_seconds_total 0`,
 		`resync_interval_seconds 60`,
 		`rules{family="ipv4"} 5`,
@@ -224,6 +232,10 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`config_file_refused 1`,
 		`config_info{digest="bbc1e5d040042b9003d7d33d35ee19914e2b8a97f7fe14eae7b6880498bdc69b",source="last-valid"} 1`,
 	}, drift...),
+		`kernel_changes_total 0`,
+		`kernel_losses_total 0`,
+		`kernel_wakeups_postponed_total 0`,
+		`kernel_wakeups_total 0`,
 		`lock_wait_seconds_total 0`,
 		`resync_interval_seconds 60`,
 		`rules{family="ipv4"} 5`,
@@ -331,7 +343,7 @@ func TestDaemonLeavesNothingRunning(t *testing.T) {
 	opts.metricsAddress = "127.0.0.1:0"
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := daemon(ctx, opts, w.kernel, about{}, slog.New(slog.DiscardHandler)); err != nil {
+	if err := daemon(ctx, opts, w.kernel, nil, about{}, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{good}, w.wrote()); diff != "" {

@@ -38,9 +38,11 @@ const (
 	applyTimeout = 12 * time.Second
 )
 
-// kernel makes the nat table of the node hold a ruleset, and tells what differed.
+// kernel makes the nat table of the node hold a ruleset, and tells what differed;
+// Inspect only tells.
 type kernel interface {
 	Apply(ctx context.Context, want ruleset.Ruleset) ([]iptables.Drift, error)
+	Inspect(ctx context.Context, want ruleset.Ruleset) ([]iptables.Drift, error)
 }
 
 // syncer carries the file into the kernel. One goroutine runs it and owns its
@@ -59,6 +61,11 @@ type syncer struct {
 	problems []config.Problem // of the text in the file
 	force    inForce
 	families []*family
+
+	foreign  foreign         // nil where the kernel tells nothing
+	by       iptables.Change // what foreign told before the last pass
+	healing  allowance       // for passes that foreign asks for
+	fighting bool            // the allowance was spent, which is logged once
 
 	retry      time.Duration // the last wait after a failure; 0 after a success
 	announced  inForceName   // what was last said to be applied
@@ -110,25 +117,32 @@ func newSyncer(opts options, kernel kernel, log *slog.Logger) *syncer {
 	return s
 }
 
-// run passes now, after every change of the file, and at the configuration's
-// interval, until ctx ends.
-func (s *syncer) run(ctx context.Context, changes <-chan struct{}) {
+// run passes now, after every change of the file or of the rules by others, and at
+// the configuration's interval, until ctx ends.
+func (s *syncer) run(ctx context.Context, file, rules <-chan struct{}) {
+	var fileChanges, ruleChanges burst
 	next := time.NewTimer(0)
 	defer next.Stop()
-	var waitingSince time.Time // zero when no change waits
+	tick := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-changes:
-			if waitingSince.IsZero() {
-				waitingSince = time.Now()
-			}
-			next.Reset(min(quiet, patience-time.Since(waitingSince)))
+		case <-file:
+			fileChanges.add(time.Now())
+		case <-rules:
+			s.disturbed(ctx, &ruleChanges)
 		case <-next.C:
-			waitingSince = time.Time{}
-			next.Reset(s.pass(ctx))
+			began := time.Now()
+			wait := s.pass(ctx)
+			if ruleChanges.due(began) {
+				s.healing.spend(time.Now(), time.Since(began))
+				s.metrics.wakeups.Inc()
+			}
+			tick = time.Now().Add(wait)
+			fileChanges, ruleChanges = burst{}, burst{}
 		}
+		next.Reset(time.Until(earliest(tick, fileChanges.at, ruleChanges.at)))
 	}
 }
 
@@ -138,11 +152,12 @@ func (s *syncer) pass(ctx context.Context) time.Duration {
 	ctx = context.WithoutCancel(ctx)
 	began := time.Now()
 
+	settle := s.look()
 	timed := s.metrics.timed("read")
 	now := read(s.opts.configPath)
 	timed()
 	s.observe(ctx, now)
-	err := s.apply(ctx)
+	wrote, err := s.apply(ctx)
 	s.metrics.passed(err, time.Since(began))
 	s.announce(ctx, err)
 	timed = s.metrics.timed("save")
@@ -151,6 +166,13 @@ func (s *syncer) pass(ctx context.Context) time.Duration {
 
 	wait := s.wait(err)
 	s.publish(began, wait)
+	switch {
+	case err != nil: // the next pass comes soon
+	case wrote:
+		s.verify(ctx)
+	default:
+		settle()
+	}
 	return wait
 }
 
@@ -245,17 +267,19 @@ func (s *syncer) enforce(want inForce) {
 	}
 }
 
-// apply makes the kernel hold what is in force. A family that fails does not stop
-// the other.
-func (s *syncer) apply(ctx context.Context) error {
+// apply makes the kernel hold what is in force, and tells whether anything was
+// written. A family that fails does not stop the other.
+func (s *syncer) apply(ctx context.Context) (wrote bool, err error) {
 	errs := make([]error, 0, len(s.families))
 	for _, f := range s.families {
-		errs = append(errs, s.applyFamily(ctx, f))
+		drift, err := s.applyFamily(ctx, f)
+		errs = append(errs, err)
+		wrote = wrote || len(drift) > 0
 	}
-	return errors.Join(errs...)
+	return wrote, errors.Join(errs...)
 }
 
-func (s *syncer) applyFamily(ctx context.Context, f *family) error {
+func (s *syncer) applyFamily(ctx context.Context, f *family) ([]iptables.Drift, error) {
 	name := f.version.String()
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
@@ -267,7 +291,7 @@ func (s *syncer) applyFamily(ctx context.Context, f *family) error {
 			s.log.ErrorContext(ctx, "kernel does not hold the rules", "family", name, "error", err)
 		}
 		f.failure = err.Error()
-		return err
+		return drift, err
 	}
 	f.verifiedAt = time.Now()
 	if f.failure != "" {
@@ -277,17 +301,17 @@ func (s *syncer) applyFamily(ctx context.Context, f *family) error {
 	if !f.held {
 		s.log.DebugContext(ctx, "rules written", "family", name, "difference", drift)
 		f.held, f.drift = true, nil
-		return nil
+		return drift, nil
 	}
 	s.metrics.drifted(f.version, drift)
 	for _, kind := range drift {
 		f.drifts[kind]++
 	}
 	if len(drift) > 0 && !slices.Equal(drift, f.drift) {
-		s.log.WarnContext(ctx, "drift healed: something else had changed the rules", "family", name, "drift", drift)
+		s.log.WarnContext(ctx, "drift healed: something else had changed the rules", "family", name, "drift", drift, author(s.by))
 	}
 	f.drift = drift
-	return nil
+	return drift, nil
 }
 
 // announce tells once that another configuration is in force in the kernel.

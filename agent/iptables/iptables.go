@@ -1,10 +1,12 @@
 // Package iptables makes the nat table hold a Ruleset. It is the only package that
 // runs a process: iptables-restore for the chain (one transaction), iptables-save to
-// see what is there, go-iptables for the jump.
+// see what is there, go-iptables for the jump. It is also the only one that talks
+// netlink: the kernel's notifications wake the agent when others change the rules.
 package iptables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -38,7 +40,8 @@ func Drifts() []Drift { return []Drift{ChainMissing, ChainChanged, JumpMissing, 
 // Kernel is the nat table of this network namespace, through one backend. It is
 // for one goroutine at a time.
 type Kernel struct {
-	tables map[ruleset.Family]*table
+	backend Backend
+	tables  map[ruleset.Family]*table
 }
 
 // Open probes the commands of a backend for both families; a family whose
@@ -47,7 +50,7 @@ func Open(backend Backend) (*Kernel, error) {
 	if backend != NFT && backend != Legacy {
 		return nil, fmt.Errorf("opening iptables: %q is not a backend; choose %s or %s", backend, NFT, Legacy)
 	}
-	k := &Kernel{tables: map[ruleset.Family]*table{}}
+	k := &Kernel{backend: backend, tables: map[ruleset.Family]*table{}}
 	for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
 		k.tables[family] = open(backend, family)
 	}
@@ -69,6 +72,15 @@ func (k *Kernel) Version(ctx context.Context) string {
 func (k *Kernel) Inspect(ctx context.Context, want ruleset.Ruleset) ([]Drift, error) {
 	_, drift, err := k.inspect(ctx, want)
 	return drift, err
+}
+
+// Watch begins to listen for changes of what Rulesets of these families and this chain
+// hold. The error is errors.ErrUnsupported where the kernel tells none.
+func (k *Kernel) Watch(chain string, families []ruleset.Family) (*Watch, error) {
+	if k.backend != NFT {
+		return nil, fmt.Errorf("listening to %s iptables: %w", k.backend, errors.ErrUnsupported)
+	}
+	return newWatch(chain, families)
 }
 
 func (k *Kernel) inspect(ctx context.Context, want ruleset.Ruleset) (content, []Drift, error) {
