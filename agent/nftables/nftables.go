@@ -169,10 +169,8 @@ func (t *table) compare(want Table, found content) []ruleset.Drift {
 			}
 		}
 	}
-	for _, set := range want.Sets {
-		if _, ok := found.shape[setBlock(set.Name)]; ok && !set.holds(found.elements[set.Name]) {
-			drift[ruleset.SetChanged] = true
-		}
+	if _, ok := found.shape[setBlock]; ok && !want.holds(found) {
+		drift[ruleset.SetChanged] = true
 	}
 	var sorted []ruleset.Drift
 	for _, kind := range []ruleset.Drift{ruleset.ChainMissing, ruleset.ChainChanged, ruleset.SetMissing, ruleset.SetChanged} {
@@ -190,32 +188,32 @@ func (t *table) knows(wanted, found shape) bool {
 
 // kinds are those of drift of a block.
 func kinds(block string) (missing, changed ruleset.Drift) {
-	if strings.HasPrefix(block, "set ") {
+	if strings.HasPrefix(block, setPrefix) {
 		return ruleset.SetMissing, ruleset.SetChanged
 	}
 	return ruleset.ChainMissing, ruleset.ChainChanged
 }
 
-func setBlock(name string) string { return "set " + name }
-
-const chainBlock = "chain " + chainName
+// Blocks of the listing.
+const (
+	setPrefix   = "set "
+	chainPrefix = "chain "
+	setBlock    = setPrefix + sparedSet
+)
 
 // shape is what nft is to list, but for the elements.
-func (t Table) shape() shape {
-	s := shape{chainBlock: append([]string{chainHead}, t.Rules...)}
-	for _, set := range t.Sets {
-		s[setBlock(set.Name)] = set.head()
+func (t *Table) shape() shape {
+	s := shape{setBlock: t.setHead()}
+	for _, chain := range t.Chains {
+		s[chainPrefix+chain.Name] = chain.lines()
 	}
 	return s
 }
 
-// holds tells that these are the elements of the set.
-func (s Set) holds(elements []string) bool {
-	if s.typ == ifname {
-		return slices.Equal(slices.Sorted(slices.Values(elements)), slices.Sorted(slices.Values(s.elements())))
-	}
-	ranges, err := parseRanges(elements)
-	return err == nil && slices.Equal(ranges, s.Ranges)
+// holds tells that the set has the right elements.
+func (t *Table) holds(found content) bool {
+	ranges, err := parseRanges(found.elements[sparedSet])
+	return err == nil && slices.Equal(ranges, t.Spared)
 }
 
 // write makes the table hold want, by the first of these transactions that passes nft's
@@ -226,11 +224,9 @@ func (t *table) write(ctx context.Context, want Table, found content) error {
 	}
 	healing := t.written.equal(want.shape())
 	t.printed = nil
-	var err error
-	for _, transaction := range t.transactions(want, found) {
-		if err = t.run(ctx, transaction); err == nil {
-			break
-		}
+	err := t.run(ctx, t.steps(want, found)...)
+	if err != nil && found.exists {
+		err = t.run(ctx, t.rebuild(want))
 	}
 	if err != nil {
 		return err
@@ -251,13 +247,20 @@ func (t *table) write(ctx context.Context, want Table, found content) error {
 	return nil
 }
 
-// run carries a transaction out, after a check.
-func (t *table) run(ctx context.Context, transaction *knftables.Transaction) error {
-	if err := t.nft.Check(ctx, transaction); err != nil {
-		return failed(ctx, "nft --check -f -", err)
-	}
-	if err := t.nft.Run(ctx, transaction); err != nil {
-		return failed(ctx, "nft -f -", err)
+// step fills one transaction.
+type step func(*knftables.Transaction)
+
+// run carries steps out, each after a check, until one fails.
+func (t *table) run(ctx context.Context, steps ...step) error {
+	for _, fill := range steps {
+		transaction := t.nft.NewTransaction()
+		fill(transaction)
+		if err := t.nft.Check(ctx, transaction); err != nil {
+			return failed(ctx, "nft --check -f -", err)
+		}
+		if err := t.nft.Run(ctx, transaction); err != nil {
+			return failed(ctx, "nft -f -", err)
+		}
 	}
 	return nil
 }
@@ -274,98 +277,155 @@ func failed(ctx context.Context, command string, err error) error {
 	return &failure{command: command, stderr: oneLine(err.Error()), cause: cause}
 }
 
-// transactions are the ways from what was found to want, the finest first. Packets meet
-// either the old rules or the new ones in each of them, and never a set that is half
-// of both: in a set that is changed in place, kernels before 6.17 may not find an
-// address whose element is replaced by another one. So only elements that have no
-// address in common are changed in place, and else the set itself is replaced.
-func (t *table) transactions(want Table, found content) []*knftables.Transaction {
-	var ways []*knftables.Transaction
-	if deleted, added, ok := t.elementsOnly(want, found); ok {
-		way := t.nft.NewTransaction()
-		if len(deleted) > 0 {
-			way.Delete(elements(sparedSet, rangeTexts(deleted)))
+// steps are the transactions from what was found to want; most changes take one. A
+// packet meets all the old rules or all the new ones, but sets are another matter:
+//
+//   - A kernel that looks elements up in the tree they are written to may miss one
+//     while a transaction adds or deletes another with an address in common.
+//   - A kernel that looks them up in an array, written at the end of a transaction,
+//     misses all elements of a new set until then, although the new rules count already.
+//
+// Either would be a packet with a wrong source. So a set is filled before a rule refers to
+// it, and only elements with no address in common change at once. Where some have, as
+// when a range grows, what is spared before and after is kept so by another set meanwhile.
+func (t *table) steps(want Table, found content) []step {
+	held, err := parseRanges(found.elements[sparedSet])
+	asFound := found
+	finish := func(way *knftables.Transaction) { rewrite(way, want, asFound, nil) }
+	_, filled := found.shape[setBlock]
+	switch {
+	case !found.exists:
+		return []step{
+			func(way *knftables.Transaction) {
+				way.Add(&knftables.Table{})
+				addSet(way, want, sparedSet, want.Spared)
+			},
+			finish,
 		}
-		if len(added) > 0 {
-			way.Add(elements(sparedSet, rangeTexts(added)))
+	case err != nil || t.strange(want, found):
+		return []step{t.rebuild(want)}
+	case !filled:
+		return []step{func(way *knftables.Transaction) { addSet(way, want, sparedSet, want.Spared) }, finish}
+	}
+
+	var steps []step
+	rewritten := t.knows(want.shape(), found.shape)
+	if _, left := found.shape[setPrefix+keptSet]; left { // by an agent that was killed
+		steps, rewritten, found = append(steps, finish), true, content{}
+	}
+	deleted, added := difference(held, want.Spared)
+	kept := common(deleted, added)
+	if len(kept) == 0 {
+		if len(deleted)+len(added) > 0 {
+			steps = append(steps, func(way *knftables.Transaction) { deleteElements(way, deleted); addElements(way, sparedSet, added) })
 		}
-		ways = append(ways, way)
+		if !rewritten {
+			steps = append(steps, finish)
+		}
+		return steps
 	}
-	if found.exists && !found.strange() {
-		way := t.nft.NewTransaction()
-		t.replace(way, want, found)
-		ways = append(ways, way)
-	}
-	way := t.nft.NewTransaction()
-	if found.exists {
-		way.Delete(&knftables.Table{})
-	}
-	t.replace(way, want, content{})
-	return append(ways, way)
+	return append(steps,
+		func(way *knftables.Transaction) { addSet(way, want, keptSet, kept) },
+		func(way *knftables.Transaction) {
+			rewrite(way, want, found, &knftables.Rule{
+				Chain: baseChain, Rule: want.protocol() + " daddr @" + keptSet + " return",
+			})
+		},
+		// Not in one, since nft compares what is added with what is there.
+		func(way *knftables.Transaction) { deleteElements(way, deleted) },
+		func(way *knftables.Transaction) { addElements(way, sparedSet, added) },
+		func(way *knftables.Transaction) {
+			rewrite(way, want, content{}, nil)
+			way.Delete(&knftables.Set{Name: keptSet})
+		})
 }
 
-// elementsOnly tells that nothing but elements of the set spared differ, and none that
-// have an address in common.
-func (t *table) elementsOnly(want Table, found content) (deleted, added []netipx.IPRange, ok bool) {
-	if !found.exists || !t.knows(want.shape(), found.shape) {
-		return nil, nil, false
+// strange tells that the table has what cannot be mended in it: neither chains nor sets,
+// or ours in another form.
+func (t *table) strange(want Table, found content) bool {
+	if t.knows(want.shape(), found.shape) {
+		return false
 	}
-	for _, set := range want.Sets {
-		if set.Name == sparedSet {
-			ranges, err := parseRanges(found.elements[sparedSet])
-			if err != nil {
-				return nil, nil, false
-			}
-			deleted, added = difference(ranges, set.Ranges)
-		} else if !set.holds(found.elements[set.Name]) {
-			return nil, nil, false
-		}
-	}
-	return deleted, added, disjoint(deleted, added)
-}
-
-// strange tells that the table has what is nothing of ours and is not flushed with our
-// chain.
-func (c content) strange() bool {
-	for block := range c.shape {
-		if block != chainBlock && !strings.HasPrefix(block, "set ") {
+	for block, lines := range found.shape {
+		switch {
+		case block == setBlock && !slices.Equal(lines, want.setHead()),
+			block == chainPrefix+baseChain && (len(lines) == 0 || lines[0] != chainHead),
+			!strings.HasPrefix(block, setPrefix) && !strings.HasPrefix(block, chainPrefix):
 			return true
 		}
 	}
 	return false
 }
 
-// replace writes the whole table. The base chain stays where it is hooked; a chain that
-// was deleted and made again would let a packet pass between the two.
-func (t *table) replace(way *knftables.Transaction, want Table, found content) {
-	way.Add(&knftables.Table{})
-	way.Add(&knftables.Chain{
-		Name: chainName, Type: new(knftables.NATType), Hook: new(knftables.PostroutingHook),
-		Priority: new(knftables.BaseChainPriority(strconv.Itoa(priority))), Policy: new(knftables.AcceptPolicy),
-	})
-	way.Flush(&knftables.Chain{Name: chainName})
-	for _, block := range slices.Sorted(maps.Keys(found.shape)) {
-		if name, ok := strings.CutPrefix(block, "set "); ok {
-			way.Delete(&knftables.Set{Name: name})
-		}
+// rebuild replaces a table that is there.
+func (t *table) rebuild(want Table) step {
+	return func(way *knftables.Transaction) {
+		way.Add(&knftables.Table{})
+		way.Delete(&knftables.Table{})
+		way.Add(&knftables.Table{})
+		addSet(way, want, sparedSet, want.Spared)
+		rewrite(way, want, content{}, nil)
 	}
-	for _, set := range want.Sets {
-		made := &knftables.Set{Name: set.Name, Type: set.typ}
-		if set.interval() {
-			made.Flags = []knftables.SetFlag{knftables.IntervalFlag}
+}
+
+// rewrite replaces all chains but leaves the base chain where it is hooked; one that was
+// deleted and made again would let a packet pass between the two. What was found beside
+// our chains and the set is deleted. A first rule may come before ours.
+func rewrite(way *knftables.Transaction, want Table, found content, first *knftables.Rule) {
+	for _, chain := range want.Chains {
+		made := &knftables.Chain{Name: chain.Name}
+		if chain.Name == baseChain {
+			made.Type, made.Hook = new(knftables.NATType), new(knftables.PostroutingHook)
+			made.Priority, made.Policy = new(knftables.BaseChainPriority(strconv.Itoa(priority))), new(knftables.AcceptPolicy)
 		}
 		way.Add(made)
-		if all := set.elements(); len(all) > 0 {
-			way.Add(elements(set.Name, all))
+		way.Flush(&knftables.Chain{Name: chain.Name})
+	}
+	wanted := want.shape()
+	var others []knftables.Object
+	for _, block := range slices.Sorted(maps.Keys(found.shape)) {
+		if _, ours := wanted[block]; ours {
+			continue
+		}
+		if name, ok := strings.CutPrefix(block, chainPrefix); ok {
+			way.Flush(&knftables.Chain{Name: name})
+			others = append(others, &knftables.Chain{Name: name})
+		} else if name, ok := strings.CutPrefix(block, setPrefix); ok {
+			others = append(others, &knftables.Set{Name: name})
 		}
 	}
-	for _, rule := range want.Rules {
-		way.Add(&knftables.Rule{Chain: chainName, Rule: rule})
+	for _, other := range others {
+		way.Delete(other)
+	}
+	if first != nil {
+		way.Add(first)
+	}
+	for _, chain := range want.Chains {
+		for _, rule := range chain.Rules {
+			way.Add(&knftables.Rule{Chain: chain.Name, Rule: rule})
+		}
+	}
+}
+
+func addSet(way *knftables.Transaction, want Table, name string, ranges []netipx.IPRange) {
+	way.Add(&knftables.Set{Name: name, Type: want.setType(), Flags: []knftables.SetFlag{knftables.IntervalFlag}})
+	addElements(way, name, ranges)
+}
+
+func addElements(way *knftables.Transaction, set string, ranges []netipx.IPRange) {
+	if len(ranges) > 0 {
+		way.Add(elements(set, ranges))
+	}
+}
+
+func deleteElements(way *knftables.Transaction, ranges []netipx.IPRange) {
+	if len(ranges) > 0 {
+		way.Delete(elements(sparedSet, ranges))
 	}
 }
 
 // elements are many in one, since nft reads a command with many elements many times as
 // fast as many commands.
-func elements(set string, texts []string) *knftables.Element {
-	return &knftables.Element{Set: set, Key: []string{strings.Join(texts, ", ")}}
+func elements(set string, ranges []netipx.IPRange) *knftables.Element {
+	return &knftables.Element{Set: set, Key: []string{strings.Join(rangeTexts(ranges), ", ")}}
 }

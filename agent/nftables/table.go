@@ -15,13 +15,12 @@ import (
 
 // Names in a table of ours.
 const (
-	tablePrefix   = "ip-masq-guard-"
-	chainName     = "postrouting"
-	sparedSet     = "spared"
-	sourcesSet    = "sources"
-	interfacesSet = "interfaces"
-
-	ifname = "ifname" // the type of the last one
+	tablePrefix    = "ip-masq-guard-"
+	baseChain      = "postrouting"
+	interfaceChain = "by-interface" // for more than one interface
+	sourceChain    = "by-source"    // for more than one source
+	sparedSet      = "spared"
+	keptSet        = "kept" // there while the other one changes
 )
 
 // What the base chain is hooked to. iptables of both backends, kube-proxy's table and
@@ -34,26 +33,24 @@ const (
 	chainHead = "type nat hook postrouting priority srcnat + 1; policy accept;"
 )
 
-// Comments that the iptables form does not have, since it has no such rules.
-const (
-	localComment = "ip-masq-agent: traffic to the node itself is not subject to MASQUERADE"
-)
+// localComment is one that the iptables form does not have, since it has no such rule.
+const localComment = "ip-masq-agent: traffic to the node itself is not subject to MASQUERADE"
 
 // Table is everything that nftables must hold of ours for one family.
+//
+// The list is the one set. All else that packets are compared with is in rules, of
+// which the kernel changes all at the same instant; see steps for what sets do.
 type Table struct {
 	Family ruleset.Family
 	Name   string
-	Sets   []Set    // what the rules refer to
-	Rules  []string // of the base chain, exactly as nft prints them
+	Spared []netipx.IPRange // elements of the set: disjoint, sorted, none next to the other
+	Chains []Chain          // the base chain first
 }
 
-// Set is a named set. It holds addresses, or else names of interfaces.
-type Set struct {
-	Name   string
-	Ranges []netipx.IPRange // disjoint, sorted, none next to the other
-	Names  []string         // sorted, none covered by another; "eth*" is every name that begins with eth
-
-	typ string // as nft(8) calls it
+// Chain is a chain with its rules, exactly as nft prints them.
+type Chain struct {
+	Name  string
+	Rules []string
 }
 
 // TableName is the name of the table that stands for a chain of the iptables form. What
@@ -80,32 +77,47 @@ func Render(want ruleset.Ruleset) (Table, error) {
 	if err != nil {
 		return Table{}, fmt.Errorf("rendering what is spared: %w", err)
 	}
-	addresses, protocol := "ipv4_addr", "ip"
-	if want.Family == ruleset.IPv6 {
-		addresses, protocol = "ipv6_addr", "ip6"
+	t := Table{Family: want.Family, Name: TableName(want.Chain), Spared: spared.Ranges()}
+	t.begin(baseChain)
+	t.add("fib daddr type local return", localComment)
+	t.add(t.protocol()+" daddr @"+sparedSet+" return", ruleset.SparedComment)
+	t.only("oifname", interfaceNames(want.Interfaces), interfaceChain, ruleset.InterfaceComment)
+	sources, err := merge(want.Sources)
+	if err != nil {
+		return Table{}, fmt.Errorf("rendering sources: %w", err)
 	}
-	t := Table{Family: want.Family, Name: TableName(want.Chain)}
-	t.Sets = append(t.Sets, Set{Name: sparedSet, Ranges: spared.Ranges(), typ: addresses})
-	t.Rules = append(t.Rules, rule("fib daddr type local return", localComment))
-	if names := interfaceNames(want.Interfaces); len(names) > 0 {
-		t.Sets = append(t.Sets, Set{Name: interfacesSet, Names: names, typ: ifname})
-		t.Rules = append(t.Rules, rule("oifname != @"+interfacesSet+" return", ruleset.InterfaceComment))
-	}
-	if len(want.Sources) > 0 {
-		sources, err := merge(want.Sources)
-		if err != nil {
-			return Table{}, fmt.Errorf("rendering sources: %w", err)
-		}
-		t.Sets = append(t.Sets, Set{Name: sourcesSet, Ranges: sources, typ: addresses})
-		t.Rules = append(t.Rules, rule(protocol+" saddr != @"+sourcesSet+" return", ruleset.SourceComment))
-	}
-	t.Rules = append(t.Rules, rule(protocol+" daddr @"+sparedSet+" return", ruleset.SparedComment))
-	t.Rules = append(t.Rules, masquerade(want.Decision)...)
+	t.only(t.protocol()+" saddr", rangeTexts(sources), sourceChain, ruleset.SourceComment)
+	t.masquerade(want.Decision)
 	return t, nil
 }
 
-// interfaceNames are patterns of iptables in the words of nft: "eth+" is "eth*". Ranges
-// of a set may not overlap, so what another pattern covers is left out.
+// protocol is how rules of the family call its header.
+func (t *Table) protocol() string { return familyName(t.Family) }
+
+// begin begins a chain; rules are added to the last one.
+func (t *Table) begin(chain string) { t.Chains = append(t.Chains, Chain{Name: chain}) }
+
+func (t *Table) add(text, comment string) {
+	last := &t.Chains[len(t.Chains)-1]
+	last.Rules = append(last.Rules, text+` comment "`+comment+`"`)
+}
+
+// only lets those packets go on that one of the values fits, if there are any.
+func (t *Table) only(what string, values []string, chain, comment string) {
+	switch len(values) {
+	case 0:
+	case 1:
+		t.add(what+" != "+values[0]+" return", comment)
+	default:
+		for _, value := range values {
+			t.add(what+" "+value+" goto "+chain, comment)
+		}
+		t.begin(chain)
+	}
+}
+
+// interfaceNames are patterns of iptables in the words of nft: "eth+" is "eth*". What
+// another pattern covers is left out.
 func interfaceNames(patterns []string) []string {
 	var names []string
 	for _, pattern := range slices.Compact(slices.Sorted(slices.Values(patterns))) {
@@ -113,16 +125,14 @@ func interfaceNames(patterns []string) []string {
 			beginning, wildcard := strings.CutSuffix(other, "+")
 			return wildcard && other != pattern && strings.HasPrefix(strings.TrimSuffix(pattern, "+"), beginning)
 		})
-		beginning, wildcard := strings.CutSuffix(pattern, "+")
-		switch {
-		case covered:
-		case wildcard:
-			names = append(names, beginning+"*")
-		default:
-			names = append(names, pattern)
+		if covered {
+			continue
 		}
+		if beginning, wildcard := strings.CutSuffix(pattern, "+"); wildcard {
+			pattern = beginning + "*"
+		}
+		names = append(names, `"`+pattern+`"`)
 	}
-	slices.Sort(names)
 	return names
 }
 
@@ -138,12 +148,10 @@ func merge(prefixes []netip.Prefix) ([]netipx.IPRange, error) {
 	return set.Ranges(), nil
 }
 
-func rule(text, comment string) string { return text + ` comment "` + comment + `"` }
-
-// masquerade are the rules at the end. Ports can be given to the protocols that have
+// masquerade adds the rules at the end. Ports can be given to the protocols that have
 // them only. A connection falls into a range by its size: each range takes its share of
 // what the ones before it have left, the last one all of it.
-func masquerade(d ruleset.Decision) []string {
+func (t *Table) masquerade(d ruleset.Decision) {
 	random := ""
 	if d.Random {
 		random = " fully-random"
@@ -152,38 +160,38 @@ func masquerade(d ruleset.Decision) []string {
 	for _, ports := range d.ToPorts {
 		left += ports.Size()
 	}
-	var rules []string
 	for i, ports := range d.ToPorts {
 		chance := ""
 		if i < len(d.ToPorts)-1 {
 			chance = fmt.Sprintf(" numgen random mod %d < %d", left, ports.Size())
 		}
-		rules = append(rules, rule("meta l4proto { tcp, udp, sctp }"+chance+" masquerade to :"+ports.String()+random, ruleset.MasqueradeComment))
+		t.add("meta l4proto { tcp, udp, sctp }"+chance+" masquerade to :"+ports.String()+random, ruleset.MasqueradeComment)
 		left -= ports.Size()
 	}
-	return append(rules, rule("masquerade"+random, ruleset.MasqueradeComment))
+	t.add("masquerade"+random, ruleset.MasqueradeComment)
 }
 
 // String is the table as nft(8) prints it, but for line breaks between elements; `nft -f`
 // reads it.
-func (t Table) String() string {
+func (t *Table) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table %s %s {\n", familyName(t.Family), t.Name)
-	for _, set := range t.Sets {
-		fmt.Fprintf(&b, "\tset %s {\n", set.Name)
-		for _, line := range set.head() {
+	fmt.Fprintf(&b, "\tset %s {\n", sparedSet)
+	for _, line := range t.setHead() {
+		b.WriteString("\t\t" + line + "\n")
+	}
+	if len(t.Spared) > 0 {
+		fmt.Fprintf(&b, "\t\telements = { %s }\n", strings.Join(rangeTexts(t.Spared), ", "))
+	}
+	b.WriteString("\t}\n")
+	for _, chain := range t.Chains {
+		fmt.Fprintf(&b, "\n\tchain %s {\n", chain.Name)
+		for _, line := range chain.lines() {
 			b.WriteString("\t\t" + line + "\n")
 		}
-		if elements := set.elements(); len(elements) > 0 {
-			fmt.Fprintf(&b, "\t\telements = { %s }\n", strings.Join(elements, ", "))
-		}
-		b.WriteString("\t}\n\n")
+		b.WriteString("\t}\n")
 	}
-	fmt.Fprintf(&b, "\tchain %s {\n\t\t%s\n", chainName, chainHead)
-	for _, rule := range t.Rules {
-		b.WriteString("\t\t" + rule + "\n")
-	}
-	b.WriteString("\t}\n}\n")
+	b.WriteString("}\n")
 	return b.String()
 }
 
@@ -195,27 +203,23 @@ func familyName(family ruleset.Family) string {
 	return "ip"
 }
 
-// head is what nft prints of a set beside its elements.
-func (s Set) head() []string {
-	if s.interval() {
-		return []string{"type " + s.typ, "flags interval"}
+// setType is that of addresses.
+func (t *Table) setType() string {
+	if t.Family == ruleset.IPv6 {
+		return "ipv6_addr"
 	}
-	return []string{"type " + s.typ}
+	return "ipv4_addr"
 }
 
-// interval tells that elements may be ranges. Older versions of nft know no patterns of
-// names, so a set without any does not ask for them.
-func (s Set) interval() bool {
-	return s.typ != ifname || slices.ContainsFunc(s.Names, func(name string) bool { return strings.HasSuffix(name, "*") })
-}
+// setHead is what nft prints of the set beside its elements.
+func (t *Table) setHead() []string { return []string{"type " + t.setType(), "flags interval"} }
 
-// elements are written for nft(8).
-func (s Set) elements() []string {
-	texts := rangeTexts(s.Ranges)
-	for _, name := range s.Names {
-		texts = append(texts, `"`+name+`"`)
+// lines are what nft prints of a chain.
+func (c Chain) lines() []string {
+	if c.Name == baseChain {
+		return append([]string{chainHead}, c.Rules...)
 	}
-	return texts
+	return c.Rules
 }
 
 func rangeTexts(ranges []netipx.IPRange) []string {
@@ -260,17 +264,25 @@ func compareRanges(a, b netipx.IPRange) int {
 	return cmp.Or(a.From().Compare(b.From()), a.To().Compare(b.To()))
 }
 
-// disjoint tells that no address is in a range of both sorted lists.
-func disjoint(a, b []netipx.IPRange) bool {
+// common is what is in ranges of both sorted lists.
+func common(a, b []netipx.IPRange) []netipx.IPRange {
+	var both []netipx.IPRange
 	for len(a) > 0 && len(b) > 0 {
-		switch {
-		case a[0].To().Less(b[0].From()):
+		first, last := a[0].From(), a[0].To()
+		if first.Less(b[0].From()) {
+			first = b[0].From()
+		}
+		if b[0].To().Less(last) {
+			last = b[0].To()
+		}
+		if !last.Less(first) {
+			both = append(both, netipx.IPRangeFrom(first, last))
+		}
+		if a[0].To().Less(b[0].To()) {
 			a = a[1:]
-		case b[0].To().Less(a[0].From()):
+		} else {
 			b = b[1:]
-		default:
-			return false
 		}
 	}
-	return true
+	return both
 }

@@ -217,14 +217,15 @@ func TestDifference(t *testing.T) {
 				t.Errorf("%s is not there", r)
 			}
 		}
-		common := false
-		for _, a := range deleted {
-			for _, b := range added {
-				common = common || a.Overlaps(b)
+		both := common(deleted, added)
+		for octet := range 256 {
+			address := netip.AddrFrom4([4]byte{10, 0, 0, byte(octet)})
+			in := func(ranges []netipx.IPRange) bool {
+				return slices.ContainsFunc(ranges, func(r netipx.IPRange) bool { return r.Contains(address) })
 			}
-		}
-		if disjoint(deleted, added) == common {
-			t.Errorf("disjoint(%v, %v) is %v", deleted, added, !common)
+			if in(both) != (in(deleted) && in(added)) {
+				t.Errorf("%s is in common(%v, %v): %v", address, deleted, added, in(both))
+			}
 		}
 	})
 }
