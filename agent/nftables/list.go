@@ -26,6 +26,7 @@ const (
 	maxLine      = 64 << 10    // bytes; nft breaks the lines of elements
 	maxLines     = 1 << 18     // of a table: 16,384 CIDRs have as many lines at most
 	maxErrorText = 4 << 10     // bytes
+	maxTables    = 1 << 10     // of ours
 )
 
 // content is what nft lists of a table.
@@ -216,20 +217,26 @@ func KubeProxy(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	read := func(output io.Reader) (table string, err error) {
+	tables, err := listTables(ctx, nft, func(family, name string) bool {
+		return (family == "ip" || family == "ip6") && name == kubeProxyTable
+	})
+	if err != nil || len(tables) == 0 {
+		return "", err
+	}
+	return "table " + tables[0], nil
+}
+
+// listTables are the tables that fit, as "ip NAME".
+func listTables(ctx context.Context, nft string, fits func(family, name string) bool) ([]string, error) {
+	return query(ctx, nft, func(output io.Reader) ([]string, error) {
+		var tables []string
 		lines := bufio.NewScanner(output)
 		for lines.Scan() {
 			// "table ip kube-proxy"
-			words := strings.Fields(lines.Text())
-			if table == "" && len(words) >= 3 && (words[1] == "ip" || words[1] == "ip6") && words[2] == kubeProxyTable {
-				table = strings.Join(words[:3], " ")
+			if words := strings.Fields(lines.Text()); len(words) >= 3 && fits(words[1], words[2]) && len(tables) < maxTables {
+				tables = append(tables, words[1]+" "+words[2])
 			}
 		}
-		return table, lines.Err()
-	}
-	table, err := query(ctx, nft, read, "list", "tables")
-	if err != nil {
-		return "", fmt.Errorf("looking for kube-proxy's tables: %w", err)
-	}
-	return table, nil
+		return tables, lines.Err()
+	}, "list", "tables")
 }

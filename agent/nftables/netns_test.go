@@ -251,6 +251,50 @@ func TestRemoveTakesBothFamilies(t *testing.T) {
 	n.holds(t, want)
 }
 
+func TestRemoveFormer(t *testing.T) {
+	n := newNode(t, ruleset.IPv6)
+	for _, chain := range []string{"IP-MASQ", "IP-MASQ-AGENT", "a+b"} {
+		for _, family := range families() {
+			n.apply(t, ruleset.Build(config.Default(), family, ruleset.Options{Chain: chain}))
+		}
+	}
+	n.other(t, "add table ip6 ip-masq; add table inet ip-masq-guard-IP-MASQ")
+	remove := func(family ruleset.Family, chain string) (removed []string) {
+		t.Helper()
+		err := n.Do(func() (err error) {
+			removed, err = n.kernel.RemoveFormer(t.Context(), family, chain)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return removed
+	}
+	if diff := cmp.Diff([]string{"ip-masq-guard-IP-MASQ", "ip-masq-guard-a/2bb"}, remove(ruleset.IPv6, "IP-MASQ-AGENT")); diff != "" {
+		t.Errorf("removed differs (-want +got):\n%s", diff)
+	}
+	if removed := remove(ruleset.IPv6, "IP-MASQ-AGENT"); len(removed) > 0 {
+		t.Errorf("the second time %q were removed", removed)
+	}
+	if diff := cmp.Diff([]string{"ip-masq-guard-IP-MASQ", "ip-masq-guard-IP-MASQ-AGENT", "ip-masq-guard-a/2bb"}, remove(ruleset.IPv4, "")); diff != "" {
+		t.Errorf("removed differs (-want +got):\n%s", diff)
+	}
+	const want = "table ip6 ip-masq-guard-IP-MASQ-AGENT\ntable ip6 ip-masq\ntable inet ip-masq-guard-IP-MASQ\n"
+	if diff := cmp.Diff(want, n.Output(t, "nft", "list", "tables")); diff != "" {
+		t.Errorf("tables differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	if version := Open().Version(t.Context()); !strings.HasPrefix(version, "nftables v1.") {
+		t.Errorf("nft calls itself %q", version)
+	}
+	t.Setenv("PATH", "")
+	if version := Open().Version(t.Context()); version != "" {
+		t.Errorf("without nft there is version %q", version)
+	}
+}
+
 func TestDriftIsHealed(t *testing.T) {
 	kinds := func(kinds ...ruleset.Drift) []ruleset.Drift { return kinds }
 	tests := []struct {

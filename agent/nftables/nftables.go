@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
 	"sigs.k8s.io/knftables"
@@ -58,36 +60,64 @@ func locate() (string, error) {
 	return path, nil
 }
 
+// Drifts are the kinds of drift that a Kernel tells.
+func Drifts() []ruleset.Drift {
+	return []ruleset.Drift{ruleset.TableMissing, ruleset.ChainMissing, ruleset.ChainChanged, ruleset.SetMissing, ruleset.SetChanged}
+}
+
+// Version is how nft calls itself: "nftables v1.0.6 (Lester Gooch #5)". It is empty when
+// it does not tell.
+func (*Kernel) Version(ctx context.Context) string {
+	nft, err := locate()
+	if err != nil {
+		return ""
+	}
+	version, err := query(ctx, nft, func(output io.Reader) (string, error) {
+		text, err := io.ReadAll(io.LimitReader(output, maxLine))
+		return strings.TrimSpace(string(text)), err
+	}, "--version")
+	if err != nil {
+		return ""
+	}
+	return version
+}
+
 // Inspect reads how the kernel differs from want; nothing is written.
 func (k *Kernel) Inspect(ctx context.Context, want ruleset.Ruleset) ([]ruleset.Drift, error) {
+	_, _, drift, err := k.inspect(ctx, want)
+	return drift, err
+}
+
+func (k *Kernel) inspect(ctx context.Context, want ruleset.Ruleset) (Table, content, []ruleset.Drift, error) {
+	defer took(ctx, ruleset.Inspect)()
 	rendered, err := Render(want)
 	if err != nil {
-		return nil, err
+		return Table{}, content{}, nil, err
 	}
 	t := k.tables[want.Family]
 	found, err := t.read(ctx, rendered.Name)
 	if err != nil {
-		return nil, err
+		return Table{}, content{}, nil, err
 	}
-	return t.compare(rendered, found), nil
+	return rendered, found, t.compare(rendered, found), nil
+}
+
+// took tells the Trace of ctx how long it was until the function that it returns is called.
+func took(ctx context.Context, phase ruleset.Phase) func() {
+	began := time.Now()
+	return func() { ruleset.TraceOf(ctx).Took(phase, time.Since(began)) }
 }
 
 // Apply makes the kernel hold want and returns what had drifted. Where nothing had,
-// nothing is written; a change is one transaction that nft has checked before.
+// nothing is written. A change is one transaction, or several of which each leaves every
+// packet treated as before or as afterwards; nft has checked each of them before.
 func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]ruleset.Drift, error) {
-	rendered, err := Render(want)
-	if err != nil {
+	rendered, found, drift, err := k.inspect(ctx, want)
+	if err != nil || len(drift) == 0 {
 		return nil, err
 	}
+	defer took(ctx, ruleset.Write)()
 	t := k.tables[want.Family]
-	found, err := t.read(ctx, rendered.Name)
-	if err != nil {
-		return nil, err
-	}
-	drift := t.compare(rendered, found)
-	if len(drift) == 0 {
-		return nil, nil
-	}
 	if err := t.write(ctx, rendered, found); err != nil {
 		return drift, fmt.Errorf("writing table %s: %w", rendered.Name, err)
 	}
@@ -97,28 +127,74 @@ func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]ruleset.Dri
 // Remove deletes the tables that stand for a chain, of both families, with all that is
 // in them. Where there are none it does nothing.
 func (k *Kernel) Remove(ctx context.Context, chain string) error {
-	name := TableName(chain)
 	var errs []error
 	for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
-		if err := k.tables[family].remove(ctx, name); err != nil {
-			errs = append(errs, fmt.Errorf("removing table %s %s: %w", familyName(family), name, err))
-		}
+		_, err := k.remove(ctx, family, func(name string) bool { return name == TableName(chain) })
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
+// RemoveFormer deletes the tables of a family that an agent with another chain has left,
+// and returns their names. With an empty chain all go that stand for any.
+func (k *Kernel) RemoveFormer(ctx context.Context, family ruleset.Family, chain string) ([]string, error) {
+	return k.remove(ctx, family, func(name string) bool { return chain == "" || name != TableName(chain) })
+}
+
+// Remaining are the tables of a family that Remove would delete.
+func (k *Kernel) Remaining(ctx context.Context, family ruleset.Family, chain string) ([]string, error) {
+	names, err := k.tables[family].names(ctx)
+	return slices.DeleteFunc(names, func(name string) bool { return name != TableName(chain) }), err
+}
+
+func (k *Kernel) remove(ctx context.Context, family ruleset.Family, goes func(name string) bool) ([]string, error) {
+	t := k.tables[family]
+	names, err := t.names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	for _, name := range names {
+		if !goes(name) {
+			continue
+		}
+		if err := t.remove(ctx, name); err != nil {
+			return removed, fmt.Errorf("removing table %s %s: %w", familyName(family), name, err)
+		}
+		removed = append(removed, name)
+	}
+	return removed, nil
+}
+
+// names are the tables of the family that stand for a chain.
+func (t *table) names(ctx context.Context) ([]string, error) {
+	nft, err := locate()
+	if err != nil {
+		return nil, err
+	}
+	names, err := listTables(ctx, nft, func(family, name string) bool {
+		return family == familyName(t.family) && strings.HasPrefix(name, tablePrefix)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("looking for tables of ours: %w", err)
+	}
+	for i, name := range names {
+		_, names[i], _ = strings.Cut(name, " ")
+	}
+	return names, nil
+}
+
 func (t *table) remove(ctx context.Context, name string) error {
-	found, err := t.read(ctx, name)
-	if err != nil || !found.exists {
-		return err
+	nft, err := knftables.New(knftables.Family(familyName(t.family)), name)
+	if err != nil {
+		return fmt.Errorf("probing nft: %w", err)
 	}
-	if err := t.connect(name); err != nil {
-		return err
+	if t.name == name {
+		t.written, t.printed = nil, nil
 	}
-	t.written, t.printed = nil, nil
-	deletion := t.nft.NewTransaction()
+	deletion := nft.NewTransaction()
 	deletion.Delete(&knftables.Table{})
-	if err := t.nft.Run(ctx, deletion); err != nil && !knftables.IsNotFound(err) {
+	if err := nft.Run(ctx, deletion); err != nil && !knftables.IsNotFound(err) {
 		return failed(ctx, "nft -f -", err)
 	}
 	return nil
