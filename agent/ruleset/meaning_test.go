@@ -27,7 +27,14 @@ func masquerades(t fataler, rules ruleset.Ruleset, p packet) bool {
 		if !ok {
 			t.Fatalf("rule %q has no comment of ours", rule)
 		}
-		if !p.meets(t, matches) {
+		if rest, ok := strings.CutPrefix(matches, " -m set --match-set masq-guard-"); ok {
+			if !strings.HasSuffix(rest, ":IP-MASQ-AGENT dst") {
+				t.Fatalf("rule %q asks a set in words that nobody expects", rule)
+			}
+			if !holds(rules.Set, p.destination) {
+				continue
+			}
+		} else if !p.meets(t, matches) {
 			continue
 		}
 		switch _, target, _ = strings.Cut(target, `" `); target {
@@ -46,6 +53,18 @@ func masquerades(t fataler, rules ruleset.Ruleset, p packet) bool {
 type fataler interface {
 	Helper()
 	Fatalf(format string, args ...any)
+}
+
+// holds tells, as the kernel does, whether an address is in a set: the longest prefix
+// decides.
+func holds(set *ruleset.Set, addr netip.Addr) bool {
+	decides := ruleset.SetEntry{Exception: true}
+	for _, e := range set.Entries {
+		if e.Prefix.Contains(addr) && e.Prefix.Bits() > decides.Prefix.Bits() {
+			decides = e
+		}
+	}
+	return !decides.Exception
 }
 
 func (p packet) meets(t fataler, matches string) bool {
@@ -171,6 +190,7 @@ func drawOptions(t *rapid.T) ruleset.Options {
 		Sources:    rapid.SliceOfN(rapid.Custom(drawPrefix), 0, 3).Draw(t, "sources"),
 		Interfaces: rapid.SliceOfN(rapid.SampledFrom([]string{"eth0", "eth1", "eth+", "eth1+", "bond0"}), 0, 3).Draw(t, "interfaces"),
 	}
+	o.Sets, o.SetThreshold = rapid.Bool().Draw(t, "sets"), rapid.IntRange(0, 3).Draw(t, "threshold")
 	if rapid.Bool().Draw(t, "ports") {
 		o.ToPorts = []ruleset.PortRange{{First: 1024, Last: 2047}, {First: 4096, Last: 4096}}
 	}

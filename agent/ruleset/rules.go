@@ -9,18 +9,31 @@ import (
 )
 
 // render is the chain, in the words of iptables-save.
-func render(chain string, d Decision) []string {
-	r := renderer{chain: chain, decision: d}
-	r.leave()
-	if len(d.Exceptions) == 0 {
-		for _, prefix := range d.Spared {
+func render(rules Ruleset) []string {
+	r := newRenderer(rules.Chain, rules.Decision)
+	switch {
+	case rules.Set != nil:
+		r.add(asks(rules.Set.Name), sparedComment, "", "RETURN")
+	case len(rules.Exceptions) > 0:
+		r.longestFirst()
+	default:
+		for _, prefix := range rules.Spared {
 			r.spare(prefix)
 		}
-	} else {
-		r.longestFirst()
 	}
 	r.masquerade("", MasqueradeComment)
 	return r.rules
+}
+
+// asks is the match of destinations that a set holds.
+func asks(set string) string { return " -m set --match-set " + set + " dst" }
+
+// masquerading is the number of rules that masquerade one destination.
+func masquerading(d Decision) int {
+	r := newRenderer("", d)
+	before := len(r.rules)
+	r.masquerade("", masqueradeComment)
+	return len(r.rules) - before
 }
 
 // renderer writes a chain from its top.
@@ -39,8 +52,9 @@ func (r *renderer) add(matches, comment, more, target string) {
 	r.rules = append(r.rules, "-A "+r.chain+matches+` -m comment --comment "`+comment+`"`+more+" -j "+target)
 }
 
-// leave lets packets of other sources and interfaces go.
-func (r *renderer) leave() {
+// newRenderer writes what lets packets of other sources and interfaces go.
+func newRenderer(chain string, d Decision) *renderer {
+	r := &renderer{chain: chain, decision: d}
 	if sources := fewestSources(r.decision.Sources); len(sources) == 1 {
 		r.add(" ! -s "+cidr(sources[0]), SourceComment, "", "RETURN")
 	} else {
@@ -55,6 +69,7 @@ func (r *renderer) leave() {
 			r.interfaces = append(r.interfaces, " -o "+name)
 		}
 	}
+	return r
 }
 
 // fewestSources leaves out what others contain. Nothing is left where one is
