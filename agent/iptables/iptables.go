@@ -32,10 +32,14 @@ const (
 	ChainChanged  = ruleset.ChainChanged
 	JumpMissing   = ruleset.JumpMissing
 	JumpDuplicate = ruleset.JumpDuplicate
+	SetMissing    = ruleset.SetMissing
+	SetChanged    = ruleset.SetChanged
 )
 
 // Drifts are the kinds of drift that a Kernel tells.
-func Drifts() []Drift { return []Drift{ChainMissing, ChainChanged, JumpMissing, JumpDuplicate} }
+func Drifts() []Drift {
+	return []Drift{ChainMissing, ChainChanged, JumpMissing, JumpDuplicate, SetMissing, SetChanged}
+}
 
 // Kernel is the nat table of this network namespace, through one backend. It is
 // for one goroutine at a time.
@@ -90,13 +94,16 @@ func (k *Kernel) inspect(ctx context.Context, want ruleset.Ruleset) (content, []
 	if err != nil {
 		return content{}, nil, fmt.Errorf("reading the nat table: %w", err)
 	}
-	return found, t.compare(want, found), nil
+	if found.sets, err = seeSets(want); err != nil {
+		return content{}, nil, err
+	}
+	return found, append(t.compare(want, found), found.sets.drift(want)...), nil
 }
 
 // Apply makes the kernel hold want and returns what had drifted. Where nothing
 // had, nothing is written. A refused restore changes nothing: the chain is replaced
-// in one transaction, and only then is the jump ensured. With an error, what had
-// drifted may be as it was.
+// in one transaction, after the set that it asks and before the jump to it. With an error,
+// what had drifted may be as it was.
 func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]Drift, error) {
 	found, drift, err := k.inspect(ctx, want)
 	if err != nil {
@@ -106,7 +113,16 @@ func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]Drift, erro
 		defer took(ctx, ruleset.Write)()
 	}
 	t := k.tables[want.Family]
-	if slices.Contains(drift, ChainMissing) || slices.Contains(drift, ChainChanged) {
+	chainChanges := slices.Contains(drift, ChainMissing) || slices.Contains(drift, ChainChanged)
+	stale := found.sets.stale
+	if slices.Contains(drift, SetMissing) || slices.Contains(drift, SetChanged) {
+		if err := t.settleSet(ctx, want, found.sets.held, chainChanges); err != nil {
+			return drift, fmt.Errorf("settling set %s: %w", want.Set.Name, err)
+		}
+		_, next := ruleset.SetNames(want.Chain, want.Family)
+		stale = []string{next}
+	}
+	if chainChanges {
 		if err := t.replaceChain(ctx, want); err != nil {
 			return drift, fmt.Errorf("replacing chain %s: %w", want.Chain, err)
 		}
@@ -115,6 +131,9 @@ func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]Drift, erro
 		if err := t.settleJump(ctx, want, found.jumps); err != nil {
 			return drift, fmt.Errorf("settling the jump to %s: %w", want.Chain, err)
 		}
+	}
+	if err := dropSets(stale); err != nil {
+		return drift, fmt.Errorf("removing sets of an earlier state: %w", err)
 	}
 	return drift, nil
 }

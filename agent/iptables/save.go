@@ -18,6 +18,7 @@ type content struct {
 	chain bool     // the chain exists
 	rules []string // of the chain, "-A CHAIN ..."
 	jumps []string // of POSTROUTING, those that go to the chain
+	sets  setsSeen // of the chain; iptables-save does not tell
 }
 
 // read asks the kernel. On a busy node the table has tens of thousands of rules, so the
