@@ -38,8 +38,8 @@ func (o *cleanupOptions) flagSet() *pflag.FlagSet {
 }
 
 const cleanupHelp = `Removes from this node what an agent with these flags has made, of both IP versions and in
-both iptables backends: the jumps to the chain, the chain with its rules, and the file with
-the last valid configuration. What the upstream ip-masq-agent or Azure's has left under that
+both iptables backends: the jumps to the chain, the chain with its rules, its ipsets, and the
+file with the last valid configuration. What the upstream ip-masq-agent or Azure's has left under that
 name is the same, and goes too. Nothing else is touched: a chain that holds other rules, or
 that rules of others go to, stays and is named. Each table changes in one transaction, and
 doing it twice does no more than doing it once. What is removed is printed.
@@ -91,14 +91,14 @@ func cleanup(ctx context.Context, args []string, stdout, _ io.Writer) error {
 
 	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
 	defer cancel()
-	remove, removed := iptables.Remove, "removed"
+	way, removed := removing(), "removed"
 	clear := (&store{dir: opts.stateDir}).purge
 	if opts.dryRun {
-		remove, removed = iptables.Remains, "would remove"
+		way, removed = looking(), "would remove"
 		clear = (&store{dir: opts.stateDir}).files
 	}
 	nothing := true
-	errs := []error{removeRules(ctx, opts.chain, remove, func(r iptables.Removal) {
+	errs := []error{removeRules(ctx, opts.chain, way, func(r iptables.Removal) {
 		nothing = false
 		tell(stdout, "%s, %s: %s\n", r.Family, r.Backend, removed)
 		for _, line := range r.Lines {
@@ -116,27 +116,36 @@ func cleanup(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	return err
 }
 
-// removeRules removes a chain from every nat table, tells what went, and fails when
-// something is left.
-func removeRules(
-	ctx context.Context, chain string,
-	remove func(context.Context, iptables.Backend, ruleset.Family, string) (iptables.Removal, error),
-	told func(iptables.Removal),
-) error {
+// way is one to clean up, or to tell what there is.
+type way struct {
+	rules func(context.Context, iptables.Backend, ruleset.Family, string) (iptables.Removal, error)
+	sets  func(ruleset.Family, string) (iptables.Removal, error)
+}
+
+func removing() way { return way{iptables.Remove, iptables.RemoveSets} }
+
+func looking() way { return way{iptables.Remains, iptables.RemainingSets} }
+
+// removeRules removes a chain from every nat table and then the sets that it asked, tells
+// what went, and fails when something is left.
+func removeRules(ctx context.Context, chain string, w way, told func(iptables.Removal)) error {
 	var errs []error
+	tell := func(removal iptables.Removal, err error) {
+		if len(removal.Lines) > 0 {
+			told(removal)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s, %s: %w", removal.Family, removal.Backend, err))
+		}
+		for _, left := range removal.Left {
+			errs = append(errs, fmt.Errorf("%s, %s: %s", removal.Family, removal.Backend, left))
+		}
+	}
 	for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
 		for _, backend := range []iptables.Backend{iptables.NFT, iptables.Legacy} {
-			removal, err := remove(ctx, backend, family, chain)
-			if len(removal.Lines) > 0 {
-				told(removal)
-			}
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s, %s: %w", family, backend, err))
-			}
-			for _, left := range removal.Left {
-				errs = append(errs, fmt.Errorf("%s, %s: %s", family, backend, left))
-			}
+			tell(w.rules(ctx, backend, family, chain))
 		}
+		tell(w.sets(family, chain))
 	}
 	return errors.Join(errs...)
 }
@@ -145,7 +154,7 @@ func removeRules(
 func removeOnExit(ctx context.Context, chain string, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	err := removeRules(ctx, chain, iptables.Remove, func(r iptables.Removal) {
+	err := removeRules(ctx, chain, removing(), func(r iptables.Removal) {
 		log.InfoContext(ctx, "rules removed", "family", r.Family.String(), "backend", r.Backend, "lines", r.Lines)
 	})
 	if err != nil {

@@ -107,6 +107,45 @@ func TestCleanup(t *testing.T) {
 	}
 }
 
+// TestCleanupRemovesSets: both backends' chains ask the same ones, and a set of a run that
+// ended early is asked by none.
+func TestCleanupRemovesSets(t *testing.T) {
+	host := netns.ForTest(t)
+	host.Output(t, "ipset", "create", "KUBE-LOOP-BACK", "hash:ip")
+	for _, backend := range backendNames() {
+		args := []string{
+			"--once", "--enable-ipv6", "--set-threshold=0", "--config-path=" + filepath.Join(t.TempDir(), "none"), "--iptables-backend=" + backend,
+		}
+		if _, stderr, status := inNode(t, host, args...); status != 0 {
+			t.Fatalf("applying: status %d, %s", status, stderr)
+		}
+	}
+	host.Output(t, "ipset", "create", "masq-guard-4+IP-MASQ-AGENT", "hash:net")
+	sets := func() string { return host.Output(t, "ipset", "list", "-name") }
+	const all = "KUBE-LOOP-BACK\nmasq-guard-4:IP-MASQ-AGENT\nmasq-guard-6:IP-MASQ-AGENT\nmasq-guard-4+IP-MASQ-AGENT\n"
+	if got := sets(); got != all {
+		t.Fatalf("the sets are\n%s, want\n%s", got, all)
+	}
+	stdout, stderr, status := inNode(t, host, "cleanup")
+	if status != 0 || stderr != "" {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+	for _, want := range []string{
+		"IPv4, ipset: removed\n  set masq-guard-4:IP-MASQ-AGENT\n  set masq-guard-4+IP-MASQ-AGENT\n",
+		"IPv6, ipset: removed\n  set masq-guard-6:IP-MASQ-AGENT\n",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("printed\n%s\nwithout\n%s", stdout, want)
+		}
+	}
+	if got := sets(); got != "KUBE-LOOP-BACK\n" {
+		t.Errorf("left are\n%s", got)
+	}
+	if stdout, _, status := inNode(t, host, "cleanup"); stdout != "nothing of an agent is there\n" || status != 0 {
+		t.Errorf("the second time: status %d, %q", status, stdout)
+	}
+}
+
 func TestCleanupNamesWhatIsLeft(t *testing.T) {
 	host := netns.ForTest(t)
 	host.Output(t, "iptables-nft", "-t", "nat", "-N", "MASQ")

@@ -25,6 +25,10 @@ const (
 	// (30000-32767) and ephemeral ports (32768 and up).
 	defaultMetricsAddress = ":9178"
 	noAddress             = "0" // as in Kubernetes' own programs
+
+	// As many CIDRs as a file may have unless it says otherwise, so that people see rules
+	// where they have always seen them.
+	defaultSetThreshold = 64
 )
 
 // options are the flags, as values.
@@ -129,6 +133,9 @@ func (r *rawFlags) groups(o *options) [groupCount]group {
 		"masquerade packets that leave by interfaces of these `names` only: eth0,bond+")
 	more.BoolVar(&o.rules.SpareMulticast, "nomasq-multicast", false, "spare multicast destinations too: 224.0.0.0/4, ff00::/8")
 
+	more.IntVar(&o.rules.SetThreshold, "set-threshold", defaultSetThreshold,
+		"visible `rules` that the list may be, in each IP version; a longer one becomes an ipset; 0: any one does")
+
 	source := groups[groupSource].flags
 	source.StringVar(&o.configPath, "config-path", defaultConfigPath, "`file` to read; a missing one means the defaults")
 	source.StringVar(&o.stateDir, "state-dir", "",
@@ -210,6 +217,10 @@ func (r *rawFlags) check(o *options) []error {
 	}
 	o.rules.ToPorts = ports
 	errs = append(errs, r.checkMatches(o)...)
+	o.rules.Sets = true
+	if n := o.rules.SetThreshold; n < 0 || n > ruleset.MaxSetThreshold {
+		errs = append(errs, fmt.Errorf("--set-threshold=%d: not in bounds; write a number from 0, always an ipset, to %d, never one", n, ruleset.MaxSetThreshold))
+	}
 	if o.cleanupOnExit && o.once {
 		wrong("cleanup-on-exit", "true", errors.New("with --once the rules are to stay; use one of the two"))
 	}

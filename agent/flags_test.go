@@ -17,7 +17,7 @@ import (
 func TestParseFlags(t *testing.T) {
 	plain := func(change func(*options)) options {
 		o := options{
-			rules:      ruleset.Options{Chain: "IP-MASQ-AGENT", RandomFully: true},
+			rules:      ruleset.Options{Chain: "IP-MASQ-AGENT", RandomFully: true, Sets: true, SetThreshold: 64},
 			configPath: "/etc/config/ip-masq-agent", metricsAddress: ":9178",
 			backend: "auto", watchKernel: true, logLevel: slog.LevelInfo,
 		}
@@ -34,7 +34,7 @@ func TestParseFlags(t *testing.T) {
 		{"none", nil, plain(nil)},
 		{"every one", []string{
 			"--masq-chain=IP-MASQ", "--nomasq-all-reserved-ranges", "--enable-ipv6", "--random-fully=false",
-			"--source-cidrs=10.244.0.0/16,fd00:10:244::/48", "--out-interfaces=eth0,bond+", "--nomasq-multicast",
+			"--source-cidrs=10.244.0.0/16,fd00:10:244::/48", "--out-interfaces=eth0,bond+", "--nomasq-multicast", "--set-threshold=16384",
 			"--to-ports=1024-29999,32768-65535", "--config-path", "/tmp/x", "--once", "--dry-run",
 			"--iptables-backend=legacy", "--state-dir=/var/lib/x", "--metrics-bind-address=127.0.0.1:1", "--log-level=debug",
 			"--watch-kernel=false",
@@ -46,6 +46,8 @@ func TestParseFlags(t *testing.T) {
 				Sources:        []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")},
 				Interfaces:     []string{"eth0", "bond+"},
 				SpareMulticast: true,
+				Sets:           true,
+				SetThreshold:   16384,
 			},
 			toPorts: "1024-29999,32768-65535", configPath: "/tmp/x", stateDir: "/var/lib/x",
 			metricsAddress: "127.0.0.1:1", backend: iptables.Legacy, logLevel: slog.LevelDebug, once: true, dryRun: true,
@@ -92,7 +94,7 @@ func TestWrongUsage(t *testing.T) {
 			"--source-cidrs: fd00::/8 is IPv6, whose rules this agent does not hold; add --enable-ipv6 or leave it out",
 		}},
 		{"everything at once", []string{
-			"--source-cidrs=10.0.0.1/8", "--out-interfaces=eth0,",
+			"--source-cidrs=10.0.0.1/8", "--out-interfaces=eth0,", "--set-threshold=16385",
 			"extra", "--masq-chain=", "--to-ports=0", "--config-path=/etc/config/", "--iptables-backend=ebtables",
 			"--metrics-bind-address=9178", "--log-level=loud",
 		}, []string{
@@ -101,6 +103,7 @@ func TestWrongUsage(t *testing.T) {
 			`--to-ports: reading port range 1 of "0": `,
 			`--source-cidrs: reading source 1 of "10.0.0.1/8": "10.0.0.1/8" has host bits set; write 10.0.0.0/8`,
 			`--out-interfaces: reading interface 2 of "eth0,": the name is empty; separate names by single commas`,
+			`--set-threshold=16385: not in bounds; write a number from 0, always an ipset, to 16384, never one`,
 			`--config-path="/etc/config/": not a file's path; name the file itself, as in /etc/config/ip-masq-agent`,
 			`--iptables-backend="ebtables": unknown backend; write auto, nft or legacy`,
 			`--metrics-bind-address="9178": not host:port: address 9178: missing port in address; ` +

@@ -98,6 +98,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		"families", fmt.Sprint(opts.families()), "reservedRanges", opts.config.ReservedRanges,
 		"randomFully", opts.rules.RandomFully, "toPorts", opts.toPorts,
 		"sources", fmt.Sprint(opts.rules.Sources), "outInterfaces", opts.rules.Interfaces, "spareMulticast", opts.rules.SpareMulticast,
+		"setThreshold", opts.rules.SetThreshold,
 		"backend", backend, "backendReason", why, "stateDir", opts.stateDir)
 	return daemon(ctx, opts, kernel, watchKernel(ctx, opts, kernel, log), about{
 		node: os.Getenv(nodeVariable), backend: string(backend), backendReason: why,

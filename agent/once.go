@@ -45,9 +45,16 @@ func once(ctx context.Context, opts options, kernel kernel, stdout, stderr io.Wr
 			errs = append(errs, fmt.Errorf("applying %s rules: %w", family, err))
 			continue
 		}
-		tell(stdout, "%s: chain %s holds %d rules; %s\n", family, rules.Chain, len(rules.Rules), written(drift))
+		tell(stdout, "%s: chain %s holds %d rules%s; %s\n", family, rules.Chain, len(rules.Rules), setSize(rules), written(drift))
 	}
 	return errors.Join(errs...)
+}
+
+func setSize(rules ruleset.Ruleset) string {
+	if rules.Set == nil {
+		return ""
+	}
+	return fmt.Sprintf(", set %s %d entries", rules.Set.Name, len(rules.Set.Entries))
 }
 
 // tell prints what is of use, but not worth to fail for where nobody listens.
@@ -72,8 +79,8 @@ func written(drift []iptables.Drift) string {
 	return "written because of " + strings.Join(kinds, ", ")
 }
 
-// dryRun prints what once would give iptables-restore, and as a comment what it
-// would add to POSTROUTING.
+// dryRun prints what once would give iptables-restore, before it the set that the rules
+// ask, and as a comment what it would add to POSTROUTING.
 func dryRun(opts options, stdout, stderr io.Writer) error {
 	c, err := load(opts, stderr)
 	if err != nil {
@@ -85,8 +92,12 @@ func dryRun(opts options, stdout, stderr io.Writer) error {
 		if family == ruleset.IPv6 {
 			command = "ip6tables"
 		}
-		_, err := fmt.Fprintf(stdout, "# %s-restore --wait --noflush\n%s# %s --wait --table nat --append POSTROUTING %s\n",
-			command, rules, command, shellWords(rules.Jump))
+		set := ""
+		if rules.Set != nil {
+			set = "# ipset restore\n" + rules.Set.String()
+		}
+		_, err := fmt.Fprintf(stdout, "%s# %s-restore --wait --noflush\n%s# %s --wait --table nat --append POSTROUTING %s\n",
+			set, command, rules, command, shellWords(rules.Jump))
 		if err != nil {
 			return fmt.Errorf("printing %s rules: %w", family, err)
 		}

@@ -261,7 +261,7 @@ func (s *syncer) enforce(want inForce) {
 		timed := s.metrics.timedOf("build", f.version)
 		rules := ruleset.Build(want.config, f.version, s.opts.rules)
 		timed()
-		if !slices.Equal(rules.Rules, f.want.Rules) {
+		if !rules.Equal(f.want) {
 			f.want, f.held, f.verifiedAt = rules, false, time.Time{}
 		}
 	}

@@ -120,12 +120,12 @@ func setExists(name string) (bool, error) {
 // createSet makes a set with all of its entries.
 func createSet(s *ruleset.Set) error {
 	body := setName(nil, s.Name)
-	body = attribute(body, nl.IPSET_ATTR_TYPENAME, append([]byte(ruleset.SetType), 0))
-	body = attribute(body, nl.IPSET_ATTR_REVISION, []byte{setRevision})
-	body = attribute(body, nl.IPSET_ATTR_FAMILY, []byte{inet(s.Family)})
-	body = nest(body, nl.IPSET_ATTR_DATA, func(body []byte) []byte {
-		body = attribute(body, nl.IPSET_ATTR_HASHSIZE|unix.NLA_F_NET_BYTEORDER, bigEndian(s.HashSize()))
-		return attribute(body, nl.IPSET_ATTR_MAXELEM|unix.NLA_F_NET_BYTEORDER, bigEndian(s.MaxEntries()))
+	body = appendAttribute(body, nl.IPSET_ATTR_TYPENAME, append([]byte(ruleset.SetType), 0))
+	body = appendAttribute(body, nl.IPSET_ATTR_REVISION, []byte{setRevision})
+	body = appendAttribute(body, nl.IPSET_ATTR_FAMILY, []byte{inet(s.Family)})
+	body = appendNest(body, nl.IPSET_ATTR_DATA, func(body []byte) []byte {
+		body = appendAttribute(body, nl.IPSET_ATTR_HASHSIZE|unix.NLA_F_NET_BYTEORDER, bigEndian(s.HashSize()))
+		return appendAttribute(body, nl.IPSET_ATTR_MAXELEM|unix.NLA_F_NET_BYTEORDER, bigEndian(s.MaxEntries()))
 	})
 	if err := ask(nl.IPSET_CMD_CREATE, unix.NLM_F_EXCL, body, nil); err != nil {
 		return fmt.Errorf("creating set %s: %w", s.Name, err)
@@ -145,7 +145,7 @@ func destroySet(name string) error {
 // swapSets gives each set the content of the other at one moment: rules go on to ask
 // by the same name.
 func swapSets(a, b string) error {
-	body := attribute(setName(nil, a), nl.IPSET_ATTR_SETNAME2, append([]byte(b), 0))
+	body := appendAttribute(setName(nil, a), nl.IPSET_ATTR_SETNAME2, append([]byte(b), 0))
 	if err := ask(nl.IPSET_CMD_SWAP, 0, body, nil); err != nil {
 		return fmt.Errorf("swapping sets %s and %s: %w", a, b, err)
 	}
@@ -173,8 +173,8 @@ func change(command int, name string, entries []ruleset.SetEntry) error {
 	for line := 1; len(entries) > 0; line++ {
 		body = setName(body[:0], name)
 		// The kernel wants a line number, for its complaints to a person.
-		body = attribute(body, nl.IPSET_ATTR_LINENO|unix.NLA_F_NET_BYTEORDER, bigEndian(line))
-		body = nest(body, nl.IPSET_ATTR_ADT, func(body []byte) []byte {
+		body = appendAttribute(body, nl.IPSET_ATTR_LINENO|unix.NLA_F_NET_BYTEORDER, bigEndian(line))
+		body = appendNest(body, nl.IPSET_ATTR_ADT, func(body []byte) []byte {
 			for len(entries) > 0 && len(body) < batchBytes {
 				body = appendEntry(body, entries[0])
 				entries = entries[1:]
@@ -189,19 +189,19 @@ func change(command int, name string, entries []ruleset.SetEntry) error {
 }
 
 func appendEntry(body []byte, e ruleset.SetEntry) []byte {
-	return nest(body, nl.IPSET_ATTR_DATA, func(body []byte) []byte {
-		body = nest(body, nl.IPSET_ATTR_IP, func(body []byte) []byte {
+	return appendNest(body, nl.IPSET_ATTR_DATA, func(body []byte) []byte {
+		body = appendNest(body, nl.IPSET_ATTR_IP, func(body []byte) []byte {
 			kind := nl.IPSET_ATTR_IPADDR_IPV4
 			if e.Prefix.Addr().Is6() {
 				kind = nl.IPSET_ATTR_IPADDR_IPV6
 			}
-			return attribute(body, kind|unix.NLA_F_NET_BYTEORDER, e.Prefix.Addr().AsSlice())
+			return appendAttribute(body, kind|unix.NLA_F_NET_BYTEORDER, e.Prefix.Addr().AsSlice())
 		})
-		body = attribute(body, nl.IPSET_ATTR_CIDR, []byte{byte(e.Prefix.Bits())})
+		body = appendAttribute(body, nl.IPSET_ATTR_CIDR, []byte{byte(e.Prefix.Bits())})
 		if e.Exception {
-			body = attribute(body, nl.IPSET_ATTR_CADT_FLAGS|unix.NLA_F_NET_BYTEORDER, bigEndian(nl.IPSET_FLAG_NOMATCH))
+			body = appendAttribute(body, nl.IPSET_ATTR_CADT_FLAGS|unix.NLA_F_NET_BYTEORDER, bigEndian(nl.IPSET_FLAG_NOMATCH))
 		}
-		return attribute(body, nl.IPSET_ATTR_LINENO|unix.NLA_F_NET_BYTEORDER, bigEndian(0))
+		return appendAttribute(body, nl.IPSET_ATTR_LINENO|unix.NLA_F_NET_BYTEORDER, bigEndian(0))
 	})
 }
 
@@ -235,7 +235,7 @@ func decodeEntry(entry []byte) (ruleset.SetEntry, error) {
 func ask(command, flags int, body []byte, each func(reply []byte)) error {
 	request := nl.NewNetlinkRequest(command|unix.NFNL_SUBSYS_IPSET<<8, nl.GetIpsetFlags(command)|flags)
 	header := (&nl.Nfgenmsg{NfgenFamily: unix.AF_NETLINK, Version: nl.NFNETLINK_V0}).Serialize()
-	request.AddRawData(append(attribute(header, nl.IPSET_ATTR_PROTOCOL, []byte{nl.IPSET_PROTOCOL}), body...))
+	request.AddRawData(append(appendAttribute(header, nl.IPSET_ATTR_PROTOCOL, []byte{nl.IPSET_PROTOCOL}), body...))
 	err := request.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(reply []byte) bool {
 		if each != nil && len(reply) >= nl.SizeofNfgenmsg {
 			each(reply[nl.SizeofNfgenmsg:])
@@ -259,10 +259,10 @@ func inet(family ruleset.Family) byte {
 // type in the order of the machine, values in that of the network.
 
 func setName(body []byte, name string) []byte {
-	return attribute(body, nl.IPSET_ATTR_SETNAME, append([]byte(name), 0))
+	return appendAttribute(body, nl.IPSET_ATTR_SETNAME, append([]byte(name), 0))
 }
 
-func attribute(body []byte, kind int, value []byte) []byte {
+func appendAttribute(body []byte, kind int, value []byte) []byte {
 	body = binary.NativeEndian.AppendUint16(body, uint16(unix.SizeofNlAttr+len(value)))
 	body = binary.NativeEndian.AppendUint16(body, uint16(kind))
 	body = append(body, value...)
@@ -270,9 +270,9 @@ func attribute(body []byte, kind int, value []byte) []byte {
 }
 
 // nest is an attribute whose value is what fill appends.
-func nest(body []byte, kind int, fill func(body []byte) []byte) []byte {
+func appendNest(body []byte, kind int, fill func(body []byte) []byte) []byte {
 	begin := len(body)
-	body = fill(attribute(body, kind|unix.NLA_F_NESTED, nil))
+	body = fill(appendAttribute(body, kind|unix.NLA_F_NESTED, nil))
 	binary.NativeEndian.PutUint16(body[begin:], uint16(len(body)-begin))
 	return body
 }

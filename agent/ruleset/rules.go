@@ -13,7 +13,7 @@ func render(rules Ruleset) []string {
 	r := newRenderer(rules.Chain, rules.Decision)
 	switch {
 	case rules.Set != nil:
-		r.add(asks(rules.Set.Name), sparedComment, "", "RETURN")
+		r.add(asks(rules.Set.Name), SparedComment, "", "RETURN")
 	case len(rules.Exceptions) > 0:
 		r.longestFirst()
 	default:
@@ -32,7 +32,7 @@ func asks(set string) string { return " -m set --match-set " + set + " dst" }
 func masquerading(d Decision) int {
 	r := newRenderer("", d)
 	before := len(r.rules)
-	r.masquerade("", masqueradeComment)
+	r.masquerade("", MasqueradeComment)
 	return len(r.rules) - before
 }
 

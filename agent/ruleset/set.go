@@ -124,7 +124,7 @@ func (s *Set) String() string {
 	for _, e := range s.Entries {
 		b.WriteString("add " + s.Name + " ")
 		if e.Prefix.IsSingleIP() {
-			b.WriteString(address(e.Prefix.Addr()))
+			b.WriteString(AddressText(e.Prefix.Addr()))
 		} else {
 			b.WriteString(cidr(e.Prefix))
 		}
