@@ -87,9 +87,9 @@ func Capabilities() []byte {
 
 var undefinedFunction = regexp.MustCompile(`undefined function ([\w.]+)`)
 
-// explainCompile is the text of a compile error, with the reason where the rule
-// calls what is left out on purpose.
-func explainCompile(err *ast.Error) string {
+// explainCompile tells a compile error, with the reason where the rule calls what is left
+// out on purpose.
+func explainCompile(err *ast.Error) *RuleError {
 	message := err.Message
 	if match := undefinedFunction.FindStringSubmatch(message); match != nil {
 		for _, banned := range bannedReasons {
@@ -106,11 +106,9 @@ func explainCompile(err *ast.Error) string {
 			}
 		}
 	}
-	switch {
-	case err.Location == nil:
-		return message
-	case err.Location.Row == 0:
-		return fmt.Sprintf("%s: %s", err.Location.File, message)
+	told := &RuleError{Message: message}
+	if err.Location != nil {
+		told.File, told.Line, told.Column = err.Location.File, err.Location.Row, err.Location.Col
 	}
-	return fmt.Sprintf("%s:%d:%d: %s", err.Location.File, err.Location.Row, err.Location.Col, message)
+	return told
 }

@@ -134,7 +134,11 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	for i, entry := range e.entries {
 		queries[i] = entry.query
 	}
-	e.all, err = prepare(ctx, compiler, queries)
+	data, err := dataOf(sources)
+	if err != nil {
+		return nil, err
+	}
+	e.all, err = prepare(ctx, compiler, queries, data)
 	return e, err
 }
 
@@ -271,20 +275,25 @@ func undecided(cause error) Finding {
 func (e *Engine) judge(ctx context.Context, req Request, newText, oldText text, cluster *Cluster) ([]Finding, Effect) {
 	// Whole seconds, as the schema says; and in UTC, since weekdays depend on the place.
 	req.Time = req.Time.UTC().Truncate(time.Second)
-	d := &document{request: req, new: newText, old: oldText, cluster: cluster, params: e.input, read: e.reads}
-	d.facts = nothingKnown()
-	var excused []Finding
-	if newText.loads {
-		d.facts = factsOf(newText.config, newText.layout, e.params.flags(), cluster)
-		excused = e.params.waiveRanges(&d.facts, newText.layout, cluster, req.Time)
-	}
-	d.facts.effect = e.effect(newText, oldText)
+	d, excused := e.documentOf(req, newText, oldText, cluster)
 	findings := loadFindings(newText)
 	findings = append(findings, e.ask(ctx, d)...)
 	findings = append(withoutEchoes(findings), excused...)
 	findings = e.params.relieve(findings, newText.config, req.Time)
 	sortFindings(findings)
 	return findings, d.facts.effect
+}
+
+// documentOf is what rules are asked about, and what waivers took out of it.
+func (e *Engine) documentOf(req Request, newText, oldText text, cluster *Cluster) (d *document, excused []Finding) {
+	d = &document{request: req, new: newText, old: oldText, cluster: cluster, params: e.input, read: e.reads}
+	d.facts = nothingKnown()
+	if newText.loads {
+		d.facts = factsOf(newText.config, newText.layout, e.params.flags(), cluster)
+		excused = e.params.waiveRanges(&d.facts, newText.layout, cluster, req.Time)
+	}
+	d.facts.effect = e.effect(newText, oldText)
+	return d, excused
 }
 
 // effect compares the text before with the text after the write; without a text

@@ -207,7 +207,8 @@ func (e *entry) failed(why string) Finding {
 		Docs:    e.docs,
 		Failed:  true,
 		fixed:   e.fixed,
-		Message: cut(oneLine(fmt.Sprintf("the rule at %s failed: %s", e.place, why)), maxTextRunes),
+		failing: e.place,
+		Message: cut(oneLine(fmt.Sprintf("the rule at %s failed: %s", placeOf(e.place), why)), maxTextRunes),
 		Hint:    "the write is not to blame; tell those who maintain the rule",
 	}
 }

@@ -42,7 +42,7 @@ func TestNewRefuses(t *testing.T) {
 		{"pairwise matches", []Source{hostile("a", `deny contains "x" if count(net.cidr_contains_matches(["10.0.0.0/8"], ["10.0.0.0/8"])) > 0`)}, "a.rego:3:28: net.cidr_contains_matches is disabled: it ignores the deadline; read input.derived.overlaps and input.derived.uncovered"},
 		{"every address", []Source{hostile("a", `deny contains "x" if count(net.cidr_expand("10.0.0.0/8")) > 0`)}, "a.rego:3:28: net.cidr_expand is disabled: it lists every address of a range; use net.cidr_contains"},
 		{"a function that is nowhere", []Source{hostile("a", `deny contains "x" if foo.bar(1)`)}, "a.rego:3:22: undefined function foo.bar"},
-		{"syntax", []Source{hostile("a", `deny contains "x" if {`)}, "a.rego:4:0: unexpected eof token"},
+		{"syntax", []Source{hostile("a", `deny contains "x" if {`)}, "a.rego:4: unexpected eof token"},
 		{"what is not in the input", []Source{hostile("a", `deny contains "x" if input.config.nonMasqueradeCIDR`)}, `a.rego:3:22: undefined ref: input.config.nonMasqueradeCIDR, want (one of): ["cidrLimit" "defaulted" "masqLinkLocal" "masqLinkLocalIPv6" "masqueradeCIDRs" "nonMasqueradeCIDRs" "resyncInterval"]`},
 		{"what is not in a CIDR", []Source{hostile("a", `deny contains r.cidrs if some r in input.config.nonMasqueradeCIDRs`)}, `a.rego:3:15: undefined ref: r.cidrs, want (one of): ["cidr" "family" "line" "path"]`},
 		{"unused variables", []Source{hostile("a", `deny contains "x" if { y := 1; input.config == null }`)}, "a.rego:3:24: assigned var y unused"},
@@ -345,7 +345,7 @@ func TestWatchdogLeavesBehind(t *testing.T) {
 
 result := count(net.cidr_contains_matches(input, input))
 `)})
-	q, err := prepare(context.Background(), compiler, []string{"data.stuck.result"})
+	q, err := prepare(context.Background(), compiler, []string{"data.stuck.result"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

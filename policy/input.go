@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
@@ -55,14 +56,27 @@ func (d *document) value() ast.Value {
 // way of JSON, when one does, and until then they cost nothing.
 func (d *document) requestInput() map[string]any {
 	return map[string]any{
-		"operation":    ast.InternedTerm(string(d.request.Operation)).Value,
-		"namespace":    &d.request.Namespace,
-		"name":         &d.request.Name,
-		"user":         &d.request.User,
-		"fieldManager": &d.request.FieldManager,
-		"dryRun":       &d.request.DryRun,
-		"time":         &d.request.Time,
+		"annotations":     annotationsInput{d.request.Object},
+		"old_annotations": annotationsInput{d.request.Old},
+		"operation":       ast.InternedTerm(string(d.request.Operation)).Value,
+		"namespace":       &d.request.Namespace,
+		"name":            &d.request.Name,
+		"user":            &d.request.User,
+		"fieldManager":    &d.request.FieldManager,
+		"dryRun":          &d.request.DryRun,
+		"time":            &d.request.Time,
 	}
+}
+
+// annotationsInput are the annotations of a ConfigMap, converted when a rule looks.
+type annotationsInput struct{ of *corev1.ConfigMap }
+
+// MarshalJSON gives an object in any case.
+func (a annotationsInput) MarshalJSON() ([]byte, error) {
+	if a.of == nil || a.of.Annotations == nil {
+		return []byte("{}"), nil
+	}
+	return json.Marshal(a.of.Annotations)
 }
 
 // cidrInput is one CIDR of a list.

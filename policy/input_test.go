@@ -45,15 +45,9 @@ func smallCluster() *Cluster {
 // documentOf is what rules would be asked about.
 func documentOf(t *testing.T, e *Engine, req Request, cluster *Cluster, reads map[string]bool) *document {
 	t.Helper()
-	d := &document{
-		request: req, new: e.read(req.Object), old: e.read(req.Old), cluster: cluster,
-		params: e.input, read: reads, facts: nothingKnown(),
-	}
-	d.request.Time = req.Time.UTC().Truncate(time.Second)
-	if d.new.loads {
-		d.facts = factsOf(d.new.config, d.new.layout, e.params.Agent, cluster)
-	}
-	d.facts.effect = e.effect(d.new, d.old)
+	req.Time = req.Time.UTC().Truncate(time.Second)
+	d, _ := e.documentOf(req, e.read(req.Object), e.read(req.Old), cluster)
+	d.read = reads
 	return d
 }
 
@@ -165,7 +159,7 @@ func TestInput(t *testing.T) {
 	if err := json.Unmarshal([]byte(`{
   "request": {
     "operation": "UPDATE", "namespace": "kube-system", "name": "ip-masq-agent", "user": "alice",
-    "fieldManager": "kubectl-edit", "dryRun": false, "time": "2026-05-04T10:00:00Z"
+    "fieldManager": "kubectl-edit", "dryRun": false, "annotations": {}, "old_annotations": {}, "time": "2026-05-04T10:00:00Z"
   },
   "config": {
     "nonMasqueradeCIDRs": [

@@ -19,7 +19,7 @@ import (
 // files holds one built-in rule a file with its test beside it; tests are left out
 // when rules are loaded.
 //
-//go:embed rules schema
+//go:embed rules schema samples/*.yaml
 var files embed.FS
 
 // root is the package that every rule is below.
@@ -34,10 +34,10 @@ type entry struct {
 	action  Action // unless params say otherwise
 	fixed   bool   // params do not change it: warnings beside denials
 	builtin bool
-	docs    string // URL; may be empty
-	query   string // "data.ipmasq.no_overlap.deny"
-	place   string // file and line where the set begins, for authors of rules
-	guards  guards // tell when it need not be asked for
+	docs    string        // URL; may be empty
+	query   string        // "data.ipmasq.no_overlap.deny"
+	place   *ast.Location // where the set begins, for authors of rules
+	guards  guards        // tell when it need not be asked for
 }
 
 // builtinIDs are the ids of the built-in rules, sorted: the names of their files.
@@ -77,9 +77,42 @@ func parseModule(name string, text []byte) (*ast.Module, error) {
 		return nil, explain(err)
 	}
 	if module == nil {
-		return nil, fmt.Errorf("%s: no rules inside", name)
+		return nil, &RuleError{File: name, Message: "no rules inside"}
 	}
 	return module, nil
+}
+
+// RuleError is one thing that is wrong with a file of rules.
+type RuleError struct {
+	File    string
+	Line    int // counted from 1; 0: the file as a whole
+	Column  int // in bytes, counted from 1; 0: the line as a whole
+	Message string
+}
+
+// Error is "FILE:LINE:COLUMN: MESSAGE", as compilers write it.
+func (e *RuleError) Error() string {
+	var b strings.Builder
+	if e.File != "" {
+		b.WriteString(e.File)
+		for _, number := range []int{e.Line, e.Column} {
+			if number == 0 {
+				break
+			}
+			fmt.Fprintf(&b, ":%d", number)
+		}
+		b.WriteString(": ")
+	}
+	return b.String() + e.Message
+}
+
+// ruleErrorf is a RuleError on a place.
+func ruleErrorf(at *ast.Location, format string, args ...any) *RuleError {
+	e := &RuleError{Message: fmt.Sprintf(format, args...)}
+	if at != nil {
+		e.File, e.Line = at.File, at.Row
+	}
+	return e
 }
 
 // explain makes one error of what the parser or compiler reports, a line each.
@@ -101,7 +134,7 @@ func explain(err error) error {
 	})
 	lines := make([]error, len(several))
 	for i, one := range several {
-		lines[i] = errors.New(explainCompile(one))
+		lines[i] = explainCompile(one)
 	}
 	return errors.Join(lines...)
 }
@@ -133,11 +166,11 @@ func customModules(sources []Source, builtin map[string]*ast.Module) (map[string
 	modules := map[string]*ast.Module{}
 	var errs []error
 	for _, source := range sources {
-		if isTest(source.Name) {
+		if isTest(source.Name) || isData(source.Name) {
 			continue
 		}
 		if len(source.Text) > maxSourceBytes {
-			errs = append(errs, fmt.Errorf("%s: %d bytes, more than %d", source.Name, len(source.Text), maxSourceBytes))
+			errs = append(errs, &RuleError{File: source.Name, Message: fmt.Sprintf("%d bytes, more than %d", len(source.Text), maxSourceBytes)})
 			continue
 		}
 		module, err := parseModule(source.Name, source.Text)
@@ -150,7 +183,7 @@ func customModules(sources []Source, builtin map[string]*ast.Module) (map[string
 			continue
 		}
 		if _, twice := modules[source.Name]; twice || builtin[source.Name] != nil {
-			errs = append(errs, fmt.Errorf("%s: two files have this name", source.Name))
+			errs = append(errs, &RuleError{File: source.Name, Message: "two files have this name"})
 			continue
 		}
 		modules[source.Name] = module
@@ -166,19 +199,19 @@ func packageOf(module *ast.Module) string {
 // checkPackage tells whether custom rules may live in their package.
 func checkPackage(module *ast.Module, reserved map[string]string) error {
 	name := packageOf(module)
-	at := placeOf(module.Package.Location)
+	at := module.Package.Location
 	if !strings.HasPrefix(name, root+".") {
-		return fmt.Errorf("%s: package %s is not below %s; write package %s.<team>", at, name, root, root)
+		return ruleErrorf(at, "package %s is not below %s; write package %s.<team>", name, root, root)
 	}
 	for _, other := range slices.Sorted(maps.Keys(reserved)) {
 		if name == other || strings.HasPrefix(name, other+".") {
-			return fmt.Errorf("%s: package %s belongs to the built-in %s", at, name, reserved[other])
+			return ruleErrorf(at, "package %s belongs to the built-in %s", name, reserved[other])
 		}
 	}
 	for _, term := range module.Package.Path[2:] {
 		part, ok := term.Value.(ast.String)
 		if !ok || !isTeam(string(part)) {
-			return fmt.Errorf("%s: package %s: %s is not made of letters, digits, _ and -", at, name, term)
+			return ruleErrorf(at, "package %s: %s is not made of letters, digits, _ and -", name, term)
 		}
 	}
 	return nil
@@ -220,7 +253,7 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 		for _, set := range slices.Sorted(maps.Keys(sets)) {
 			e := entry{
 				rule: meta.id, action: meta.action, builtin: true, docs: meta.docs,
-				query: module.Package.Path.String() + "." + set, place: placeOf(sets[set]),
+				query: module.Package.Path.String() + "." + set, place: sets[set],
 				guards: guardsOf(module, set),
 			}
 			if set == string(Warn) && len(sets) > 1 {
@@ -292,13 +325,13 @@ func customEntries(modules map[string]*ast.Module) ([]entry, error) {
 			}
 		}
 		if len(sets) == 0 && !broken && !isRead(packages[name][0].Package.Path, modules) {
-			errs = append(errs, fmt.Errorf("%s: package %s offers none of deny, warn and violation, and no other package reads it",
-				placeOf(packages[name][0].Package.Location), name))
+			errs = append(errs, ruleErrorf(packages[name][0].Package.Location,
+				"package %s offers none of deny, warn and violation, and no other package reads it", name))
 		}
 		for _, set := range slices.Sorted(maps.Keys(sets)) {
 			e := entry{
 				rule: strings.ReplaceAll(strings.TrimPrefix(name, root+"."), ".", "/"), action: Deny, docs: docs,
-				query: packages[name][0].Package.Path.String() + "." + set, place: placeOf(sets[set]),
+				query: packages[name][0].Package.Path.String() + "." + set, place: sets[set],
 			}
 			if set == "warn" {
 				e.action = Warn
@@ -323,8 +356,7 @@ func setsOf(module *ast.Module, names ...string) (map[string]*ast.Location, erro
 			continue
 		}
 		if len(ref) != 1 || rule.Head.RuleKind() != ast.MultiValue || rule.Default || len(rule.Head.Args) > 0 {
-			errs = append(errs, fmt.Errorf("%s: %s is not a set; write %s contains message if { … }",
-				placeOf(rule.Location), name, name))
+			errs = append(errs, ruleErrorf(rule.Location, "%s is not a set; write %s contains message if { … }", name, name))
 			continue
 		}
 		if sets[name] == nil {

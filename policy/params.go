@@ -42,6 +42,9 @@ const maxParamsBytes = 1 << 20
 //	exceptions:                    # each makes a warning of what a rule would deny
 //	  - {rule: no-overlap, cidr: 10.9.0.0/16, reason: "moving DC 2", until: 2026-12-31}
 //	  - {rule: resync-bounds, path: resyncInterval, reason: "load test", until: 2026-12-01T18:00:00Z}
+//	ruleSets:                      # how sets of custom rules are judged when they are written
+//	  liveDenied: warn             # warn or deny a set that would deny the stored configuration
+//	  untested: warn               # warn, deny or off: a set without tests
 //	custom: {}                     # handed to custom rules as input.params.custom
 type Params struct {
 	Cluster              ClusterRanges
@@ -50,7 +53,14 @@ type Params struct {
 	RequireClusterRanges bool
 	Rules                map[string]RuleParams // by rule id; an absent rule has its defaults
 	Waivers              []Waiver
+	RuleSets             RuleSetParams
 	Custom               map[string]any // what JSON can hold
+}
+
+// RuleSetParams are how sets of custom rules are judged when they are written.
+type RuleSetParams struct {
+	LiveDenied Action // of a set that would deny the stored configuration: Warn (the default) or Deny
+	Untested   Action // of a set without tests: Warn (the default), Deny or Off
 }
 
 // ClusterRanges are the ranges an owner states. A nil slice states nothing; an
@@ -142,6 +152,12 @@ func (r *paramsReader) params(root *yaml.Node) Params {
 				known[id] = func(path string, value *yaml.Node) { params.Rules[id] = r.rule(id, path, value) }
 			}
 			r.mapping(value, path, known)
+		},
+		"ruleSets": func(path string, value *yaml.Node) {
+			r.mapping(value, path, fields{
+				"liveDenied": r.action(&params.RuleSets.LiveDenied, Warn, Deny),
+				"untested":   r.action(&params.RuleSets.Untested, Warn, Deny, Off),
+			})
 		},
 		"exceptions": func(path string, value *yaml.Node) { params.Waivers = r.waivers(path, value) },
 		"custom":     func(path string, value *yaml.Node) { params.Custom = r.custom(path, value) },
@@ -289,6 +305,14 @@ func customIDs(rules *yaml.Node) []string {
 		}
 	}
 	return ids
+}
+
+func (r *paramsReader) action(target *Action, choice ...Action) func(string, *yaml.Node) {
+	return func(path string, value *yaml.Node) {
+		if *target = Action(resolve(value).Value); !slices.Contains(choice, *target) {
+			r.fail(value, "%s: %q is none of %s", path, value.Value, strings.Trim(fmt.Sprint(choice), "[]"))
+		}
+	}
 }
 
 func (r *paramsReader) until(target *time.Time) func(string, *yaml.Node) {

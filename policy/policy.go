@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/ast"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
@@ -71,8 +72,9 @@ type Finding struct {
 	Details  any    // of a custom rule, as encoding/json decodes; may be nil
 	Failed   bool   // the rule itself failed (Message names file and line); the write is not to blame
 
-	code  config.Code // of the Problem that it tells of; may be empty
-	fixed bool        // params do not change the action
+	code    config.Code   // of the Problem that it tells of; may be empty
+	fixed   bool          // params do not change the action
+	failing *ast.Location // of the rule that failed; else nil
 }
 
 // Decision is the verdict on a Request, with everything an author is told.
@@ -97,7 +99,8 @@ type Effect struct {
 	NoLongerOmitted     int // the same of NoLongerMasqueraded
 }
 
-// Source is one file of custom rules.
+// Source is one file of custom rules: *.rego, *_test.rego, which decide nothing, or
+// data.json, whose keys rules read as data.<key>.
 type Source struct {
 	Name string // for messages: a path
 	Text []byte

@@ -15,10 +15,10 @@ const (
 	maxSourceDepth = 16 // also ends a ring of symbolic links
 )
 
-// ReadSources reads the *.rego files in a directory and the directories below it,
-// in the order of their names. Symbolic links are followed; names that begin with a
+// ReadSources reads the *.rego and data.json files in a directory and the directories
+// below it, tests too, in the order of their names. Symbolic links are followed; names that begin with a
 // dot are not read, which leaves out the ..data of a mounted ConfigMap, whose files
-// are links into it; nor are tests, *_test.rego.
+// are links into it.
 func ReadSources(directory string) ([]Source, error) {
 	sources, err := readSources(nil, directory, 0)
 	if err != nil {
@@ -49,7 +49,7 @@ func readSources(sources []Source, directory string, depth int) ([]Source, error
 			if sources, err = readSources(sources, name, depth+1); err != nil {
 				return nil, err
 			}
-		case !strings.HasSuffix(name, ".rego") || isTest(name):
+		case !strings.HasSuffix(name, ".rego") && !isData(name):
 		case info.Size() > maxSourceBytes:
 			return nil, fmt.Errorf("%s has %d bytes, more than %d", name, info.Size(), maxSourceBytes)
 		case len(sources) == maxSources:

@@ -36,6 +36,7 @@ func TestReadSources(t *testing.T) {
 	write("team/b.rego", "package ipmasq.b")
 	write("team/a.rego", "package ipmasq.a")
 	write("team/a_test.rego", "package ipmasq.a_test")
+	write("team/data.json", "{}")
 	write("team/README.md", "read me")
 	write("elsewhere/c.rego", "package ipmasq.c")
 	link("elsewhere", "linked")
@@ -53,7 +54,9 @@ func TestReadSources(t *testing.T) {
 		"/linked/c.rego package ipmasq.c",
 		"/mounted.rego package ipmasq.mounted",
 		"/team/a.rego package ipmasq.a",
+		"/team/a_test.rego package ipmasq.a_test",
 		"/team/b.rego package ipmasq.b",
+		"/team/data.json {}",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("sources differ (-want +got):\n%s", diff)

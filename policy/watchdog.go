@@ -53,12 +53,12 @@ type query struct {
 	queries  ast.QueryCompiler
 	compiler *ast.Compiler
 	store    storage.Store
-	reading  storage.Transaction // of an empty store that nobody writes; shared and never closed
+	reading  storage.Transaction // of a store that nobody writes; shared and never closed
 }
 
-// prepare compiles a query of these expressions.
-func prepare(ctx context.Context, compiler *ast.Compiler, expressions []string) (query, error) {
-	q := query{compiler: compiler, queries: compiler.QueryCompiler(), store: inmem.New()}
+// prepare compiles a query of these expressions over data.
+func prepare(ctx context.Context, compiler *ast.Compiler, expressions []string, data map[string]any) (query, error) {
+	q := query{compiler: compiler, queries: compiler.QueryCompiler(), store: inmem.NewFromObjectWithOpts(data, inmem.OptReturnASTValuesOnRead(true))}
 	var text strings.Builder
 	for i, expression := range expressions {
 		name := fmt.Sprintf("set%d", i)

@@ -1,0 +1,76 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+)
+
+// dataFile is the name of files whose top keys rules read as data.<key>, as stock opa
+// reads them: registers, lists of owners and the like.
+const dataFile = "data.json"
+
+func isData(name string) bool { return path.Base(name) == dataFile }
+
+// reservedData are keys of data that are taken.
+//
+//nolint:gochecknoglobals // a constant in all but the language
+var reservedData = []string{root, "schemas", "system"}
+
+// dataOf joins the data of all sources. Two files cannot both have a key: who reads it
+// could not tell whose it is.
+func dataOf(sources []Source) (map[string]any, error) {
+	all := map[string]any{}
+	owner := map[string]string{}
+	var errs []error
+	for _, source := range sources {
+		if !isData(source.Name) {
+			continue
+		}
+		own, err := readData(source)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, key := range slices.Sorted(maps.Keys(own)) {
+			switch {
+			case slices.Contains(reservedData, key):
+				errs = append(errs, &RuleError{File: source.Name, Message: fmt.Sprintf("the key %q is taken by the rules themselves; choose another", key)})
+			case owner[key] != "":
+				errs = append(errs, &RuleError{File: source.Name, Message: fmt.Sprintf("the key %q is in %s already; choose another", key, owner[key])})
+			default:
+				all[key], owner[key] = own[key], source.Name
+			}
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+func readData(source Source) (map[string]any, error) {
+	if len(source.Text) > maxSourceBytes {
+		return nil, &RuleError{File: source.Name, Message: fmt.Sprintf("%d bytes, more than %d", len(source.Text), maxSourceBytes)}
+	}
+	decoder := json.NewDecoder(bytes.NewReader(source.Text))
+	decoder.UseNumber()
+	var own map[string]any
+	err := decoder.Decode(&own)
+	if err == nil {
+		if _, trailing := decoder.Token(); !errors.Is(trailing, io.EOF) {
+			err = errors.New("more than one JSON value")
+		}
+	}
+	if err != nil {
+		offset := decoder.InputOffset()
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+			offset = syntax.Offset
+		}
+		line := 1 + bytes.Count(source.Text[:min(int(offset), len(source.Text))], []byte("\n"))
+		return nil, &RuleError{File: source.Name, Line: line, Message: fmt.Sprintf("reading JSON: %v; write an object, whose keys rules read as data.<key>", err)}
+	}
+	return own, nil
+}

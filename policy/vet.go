@@ -1,0 +1,242 @@
+package policy
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// Complaint is one thing that the author of a set of rules should know.
+type Complaint struct {
+	RuleError
+
+	Action Action // Deny: the set must not come into force so
+	Text   string // the line it is about, as it stands there; may be empty
+	Hint   string // what to do; may be empty
+}
+
+// String is one line, "FILE:LINE:COLUMN: MESSAGE: TEXT; HINT".
+func (c Complaint) String() string {
+	s := c.Error()
+	if text := strings.TrimSpace(c.Text); text != "" {
+		s += fmt.Sprintf(": %q", cut(text, maxDetailRunes))
+	}
+	if c.Hint != "" {
+		s += "; " + strings.ReplaceAll(c.Hint, "\n", " ")
+	}
+	return oneLine(s)
+}
+
+// Vetting is what a set of rules is judged against before it comes into force.
+type Vetting struct {
+	Params  Params
+	Beside  []Source // the other custom rules in force
+	InForce *Engine  // what decides now; nil: nothing yet
+	Live    *Request // the configuration that is stored, as an unchanged write; nil: there is none
+	Cluster *Cluster
+}
+
+// Bounds of a vetting. An API server waits 10 s.
+const (
+	vetTestTimeout = time.Second
+	vetTimeout     = 6 * time.Second
+	maxComplaints  = 100
+)
+
+// Vet compiles a set of rules with those beside it, holds it to the conventions, runs its
+// tests, and tries it on samples and on what is stored. The complaints are sorted by
+// file and line; a set may come into force if none has the action Deny, and then engine
+// is what would decide.
+func (v Vetting) Vet(ctx context.Context, set []Source) (engine *Engine, complaints []Complaint) {
+	ctx, cancel := context.WithTimeoutCause(ctx, vetTimeout, fmt.Errorf("not done after %s", vetTimeout))
+	defer cancel()
+	engine, err := New(ctx, v.Params, slices.Concat(v.Beside, set))
+	if err != nil {
+		return nil, located(complain(err, ""), set)
+	}
+	modules := map[string]*ast.Module{}
+	for _, source := range set {
+		if !isTest(source.Name) && !isData(source.Name) {
+			if modules[source.Name], err = parseModule(source.Name, source.Text); err != nil {
+				return nil, located(complain(err, ""), set)
+			}
+		}
+	}
+	complaints = conventions(modules)
+	complaints = append(complaints, v.test(ctx, set)...)
+	complaints = append(complaints, tried(ctx, engine, modules)...)
+	complaints = append(complaints, v.replayed(ctx, engine)...)
+	return engine, located(complaints, set)
+}
+
+// Denied tells whether any of the complaints keeps a set from coming into force.
+func Denied(complaints []Complaint) bool {
+	return slices.ContainsFunc(complaints, func(c Complaint) bool { return c.Action == Deny })
+}
+
+// complain makes complaints of an error that joins others.
+func complain(err error, hint string) []Complaint {
+	if several, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // every error of the tree is wanted
+		var all []Complaint
+		for _, one := range several.Unwrap() {
+			all = append(all, complain(one, hint)...)
+		}
+		return all
+	}
+	if rule, ok := err.(*RuleError); ok { //nolint:errorlint // as above
+		return []Complaint{{RuleError: *rule, Action: Deny, Hint: hint}}
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		return complain(inner, hint)
+	}
+	return []Complaint{{RuleError: RuleError{Message: err.Error()}, Action: Deny, Hint: hint}}
+}
+
+// located sorts complaints and adds the lines that they are about.
+func located(complaints []Complaint, set []Source) []Complaint {
+	lines := map[string][][]byte{}
+	for _, source := range set {
+		lines[source.Name] = bytes.Split(source.Text, []byte("\n"))
+	}
+	for i := range complaints {
+		c := &complaints[i]
+		if own := lines[c.File]; c.Text == "" && c.Line >= 1 && c.Line <= len(own) {
+			c.Text = strings.TrimRight(string(own[c.Line-1]), "\r")
+		}
+	}
+	slices.SortStableFunc(complaints, func(a, b Complaint) int {
+		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	if len(complaints) > maxComplaints {
+		more := len(complaints) - maxComplaints
+		complaints = append(complaints[:maxComplaints], Complaint{Action: Deny, RuleError: RuleError{Message: fmt.Sprintf("and %d more", more)}})
+	}
+	return complaints
+}
+
+// ruleID is how ids of rules look: they stand in findings, metrics and params.
+var ruleID = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+
+// conventions are those of METADATA and names, which nobody needs for a decision but
+// everybody who reads one.
+func conventions(modules map[string]*ast.Module) []Complaint {
+	var complaints []Complaint
+	titled := map[string]bool{}
+	for _, module := range modules {
+		for _, a := range module.Annotations {
+			if a.Scope == "package" && a.Title != "" {
+				titled[packageOf(module)] = true
+			}
+		}
+	}
+	for _, module := range modules {
+		name := packageOf(module)
+		if !titled[name] {
+			titled[name] = true // once a package
+			complaints = append(complaints, Complaint{
+				Action:    Deny,
+				RuleError: *ruleErrorf(module.Package.Location, "package %s has no METADATA with a title, which tells those who are denied what it is about", name),
+				Hint:      "write above package: # METADATA, # title: What the rule wants",
+			})
+		}
+		ast.WalkTerms(module, func(term *ast.Term) bool {
+			object, ok := term.Value.(ast.Object)
+			if !ok {
+				return false
+			}
+			id, ok := lookup(object, "rule").(ast.String)
+			if ok && lookup(object, "msg") != nil && !ruleID.MatchString(string(id)) {
+				complaints = append(complaints, Complaint{
+					Action:    Deny,
+					RuleError: *ruleErrorf(term.Location, "the rule id %q is not made of small letters, digits and hyphens", string(id)),
+					Hint:      "write it as no-public-ranges is written; params name rules by it",
+				})
+			}
+			return false
+		})
+	}
+	return complaints
+}
+
+// test runs the set's own tests, beside the other rules.
+func (v Vetting) test(ctx context.Context, set []Source) []Complaint {
+	beside := slices.DeleteFunc(slices.Clone(v.Beside), func(s Source) bool { return isTest(s.Name) })
+	results, _, err := RunTests(ctx, slices.Concat(beside, set), TestOptions{Timeout: vetTestTimeout})
+	if err != nil {
+		return complain(err, "the tests of the set must run")
+	}
+	var complaints []Complaint
+	for _, r := range results {
+		if r.Outcome != TestFailed && r.Outcome != TestErrored {
+			continue
+		}
+		message := fmt.Sprintf("the test %s %s", r.Name, map[Outcome]string{TestFailed: "fails", TestErrored: "ends in an error"}[r.Outcome])
+		if r.Detail != "" {
+			message += ": " + oneLine(r.Detail)
+		}
+		complaints = append(complaints, Complaint{
+			Action: Deny, RuleError: RuleError{File: r.File, Line: r.Line, Message: message},
+			Hint: "mend the rule or the test; kubectl masq test runs it",
+		})
+	}
+	if len(results) == 0 && v.Params.RuleSets.Untested != Off {
+		complaints = append(complaints, Complaint{
+			Action: cmp.Or(v.Params.RuleSets.Untested, Warn), RuleError: RuleError{Message: "the set has no tests"},
+			Hint: "add a key NAME_test.rego; kubectl masq new rule writes one to begin with",
+		})
+	}
+	return complaints
+}
+
+// tried tells which rules of the set fail on a sample: in force, they would fail on
+// such a write.
+func tried(ctx context.Context, engine *Engine, modules map[string]*ast.Module) []Complaint {
+	own := map[string]bool{}
+	for _, module := range modules {
+		own[strings.ReplaceAll(strings.TrimPrefix(packageOf(module), root+"."), ".", "/")] = true
+	}
+	var complaints []Complaint
+	said := map[string]bool{}
+	for _, sample := range Samples() {
+		for _, f := range engine.Decide(ctx, sample.Request, SampleCluster()).Findings {
+			if !f.Failed || !own[f.Rule] || said[f.Message] {
+				continue
+			}
+			said[f.Message] = true
+			complaints = append(complaints, Complaint{
+				Action: Deny, RuleError: *ruleErrorf(f.failing, "%s (tried on the sample %s)", f.Message, sample.Name),
+				Hint: "a rule has an answer for every write; test for what may be missing",
+			})
+		}
+	}
+	return complaints
+}
+
+// replayed tells what would deny the stored configuration that is approved now.
+func (v Vetting) replayed(ctx context.Context, engine *Engine) []Complaint {
+	if v.Live == nil {
+		return nil
+	}
+	if v.InForce != nil && !v.InForce.Decide(ctx, *v.Live, v.Cluster).Allowed {
+		return nil // it would be denied anyway
+	}
+	var complaints []Complaint
+	for _, f := range engine.Decide(ctx, *v.Live, v.Cluster).Findings {
+		if f.Action == Deny {
+			complaints = append(complaints, Complaint{
+				Action:    cmp.Or(v.Params.RuleSets.LiveDenied, Warn),
+				RuleError: RuleError{Message: "this would deny the configuration that is stored now: " + f.line(maxDetailRunes)},
+				Hint:      "its next edit has to mend that as well",
+			})
+		}
+	}
+	return complaints
+}

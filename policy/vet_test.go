@@ -1,0 +1,231 @@
+package policy
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const titled = "# METADATA\n# title: Nothing public\n"
+
+const noPublic = titled + `package ipmasq.payments
+
+deny contains v if {
+	some range in input.config.nonMasqueradeCIDRs
+	not startswith(range.cidr, "10.")
+	v := {"msg": $"{range.cidr} is public", "path": range.path, "rule": "no-public"}
+}
+`
+
+const noPublicTest = `package ipmasq.payments_test
+
+import data.ipmasq.payments
+
+test_deny_public if {
+	payments.deny != set() with input as {"config": {"nonMasqueradeCIDRs": [{"cidr": "8.8.8.0/24", "path": "x"}]}}
+}
+`
+
+func TestVet(t *testing.T) {
+	live := update("nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\n")
+	live.Old = live.Object
+	for _, c := range []struct {
+		name   string
+		params string
+		beside []Source
+		set    map[string]string
+		want   []string // action and complaint
+	}{
+		{
+			name: "a good one, that would deny what is stored",
+			set:  map[string]string{"pay/rules.rego": noPublic, "pay/rules_test.rego": noPublicTest},
+			want: []string{`warn this would deny the configuration that is stored now: 192.168.0.0/16 is public [payments/no-public]; its next edit has to mend that as well`},
+		},
+		{
+			name:   "params may deny that",
+			params: "ruleSets: {liveDenied: deny}",
+			set:    map[string]string{"pay/rules.rego": noPublic, "pay/rules_test.rego": noPublicTest},
+			want:   []string{`deny this would deny the configuration that is stored now: 192.168.0.0/16 is public [payments/no-public]; its next edit has to mend that as well`},
+		},
+		{
+			name: "syntax",
+			set:  map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\ndeny contains if {\n"},
+			want: []string{
+				`deny pay/rules.rego:5:15: unexpected if keyword: "deny contains if {"`,
+				`deny pay/rules.rego:5:15: unexpected if keyword: expected rule key term (e.g., deny contains <VALUE> { ... }): "deny contains if {"`,
+				`deny pay/rules.rego:6: unexpected eof token`,
+			},
+		},
+		{
+			name: "types and banned functions, all at once",
+			set: map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\ndeny contains \"a\" if input.config.nonMasqueradeCIDR == []\n\n" +
+				"deny contains \"b\" if http.send({}).status == 200\n"},
+			want: []string{
+				`deny pay/rules.rego:7:22: http.send is disabled: decisions must not depend on the network: "deny contains \"b\" if http.send({}).status == 200"`,
+			},
+		},
+		{
+			name: "a field that the input does not have",
+			set:  map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\ndeny contains \"a\" if input.config.nonMasqueradeCIDR == []\n"},
+			want: []string{
+				`deny pay/rules.rego:5:22: undefined ref: input.config.nonMasqueradeCIDR, want (one of): ["cidrLimit" "defaulted" "masqLinkLocal" "masqLinkLocalIPv6" "masqueradeCIDRs" "nonMasqueradeCIDRs" "resyncInterval"]: "deny contains \"a\" if input.config.nonMasqueradeCIDR == []"`,
+			},
+		},
+		{
+			name: "conventions",
+			set:  map[string]string{"pay/rules.rego": "package ipmasq.payments\n\ndeny contains {\"msg\": \"a\", \"rule\": \"NoPublic\"} if input.config == {}\n"},
+			want: []string{
+				`warn the set has no tests; add a key NAME_test.rego; kubectl masq new rule writes one to begin with`,
+				`deny pay/rules.rego:1: package ipmasq.payments has no METADATA with a title, which tells those who are denied what it is about: "package ipmasq.payments"; write above package: # METADATA, # title: What the rule wants`,
+				`deny pay/rules.rego:3: the rule id "NoPublic" is not made of small letters, digits and hyphens: "deny contains {\"msg\": \"a\", \"rule\": \"NoPublic\"} if input.config == {}"; write it as no-public-ranges is written; params name rules by it`,
+			},
+		},
+		{
+			name: "a test that fails",
+			set:  map[string]string{"pay/rules.rego": noPublic, "pay/rules_test.rego": strings.ReplaceAll(noPublicTest, "8.8.8.0/24", "10.0.0.0/24")},
+			want: []string{
+				`warn this would deny the configuration that is stored now: 192.168.0.0/16 is public [payments/no-public]; its next edit has to mend that as well`,
+				`deny pay/rules_test.rego:5: the test ipmasq.payments_test.test_deny_public fails: "test_deny_public if {"; mend the rule or the test; kubectl masq test runs it`,
+			},
+		},
+		{
+			name:   "a rule that fails on a sample",
+			params: "ruleSets: {untested: off}",
+			set: map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\n" +
+				"warn contains v if {\n\tsome range in input.config.nonMasqueradeCIDRs\n\tv := 1 + count(range.path)\n}\n"},
+			want: []string{
+				`deny pay/rules.rego:5: the rule at pay/rules.rego:5 failed: it gave a number; a violation is a text or an object with msg (tried on the sample empty): "warn contains v if {"; a rule has an answer for every write; test for what may be missing`,
+			},
+		},
+		{
+			name:   "data",
+			params: "ruleSets: {untested: off}",
+			beside: []Source{{Name: "other/data.json", Text: []byte(`{"register": []}`)}},
+			set: map[string]string{
+				"pay/data.json": "{\n\"register\": [\"10.0.0.0/8\"], \"ipmasq\": {}}", "more/data.json": "{\n\"a\": }",
+				"pay/rules.rego": titled + "package ipmasq.payments\n\nwarn contains \"x\" if count(data.register) == 0\n",
+			},
+			want: []string{
+				`deny more/data.json:2: reading JSON: invalid character '}' looking for beginning of value; write an object, whose keys rules read as data.<key>: "\"a\": }"`,
+				`deny pay/data.json: the key "ipmasq" is taken by the rules themselves; choose another`,
+				`deny pay/data.json: the key "register" is in other/data.json already; choose another`,
+			},
+		},
+		{
+			name:   "params that name a rule which goes",
+			params: "rules: {payments/no-public: {action: warn}}",
+			set:    map[string]string{"pay/rules.rego": strings.ReplaceAll(noPublic, "ipmasq.payments", "ipmasq.billing")},
+			want:   []string{`deny params: no custom rule "payments/no-public": no package offers it; write package/rule, or package/*`},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			params, err := ParseParams([]byte(c.params))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var set []Source
+			for name, text := range c.set {
+				set = append(set, Source{Name: name, Text: []byte(text)})
+			}
+			v := Vetting{Params: params, Beside: c.beside, Live: &live, Cluster: smallCluster()}
+			_, complaints := v.Vet(context.Background(), set)
+			var got []string
+			for _, complaint := range complaints {
+				got = append(got, string(complaint.Action)+" "+complaint.String())
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("complaints differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestVetSparesWhatIsDenied does not blame a set for what is denied without it.
+func TestVetSparesWhatIsDenied(t *testing.T) {
+	live := update("nonMasqueradeCIDRs: [0.0.0.0/0]\n")
+	v := Vetting{Live: &live, Cluster: smallCluster(), InForce: engine(t, "")}
+	_, complaints := v.Vet(context.Background(), []Source{
+		{Name: "rules.rego", Text: []byte(noPublic)}, {Name: "rules_test.rego", Text: []byte(noPublicTest)},
+	})
+	if len(complaints) > 0 {
+		t.Errorf("complaints: %v", complaints)
+	}
+}
+
+// TestData lets a rule read a register.
+func TestData(t *testing.T) {
+	e := engine(t, "", Source{Name: "a/data.json", Text: []byte(`{"register": ["10.0.0.0/8"]}`)}, Source{Name: "a/a.rego", Text: []byte(titled + `package ipmasq.register
+
+deny contains $"{range.cidr} is not registered" if {
+	some range in input.config.nonMasqueradeCIDRs
+	not range.cidr in data.register
+}
+`)})
+	request := update("nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\n")
+	if got, want := told(e.Decide(context.Background(), request, smallCluster())), "deny data[\"config\"]: 192.168.0.0/16 is not registered [register]\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if other := engine(t, "", Source{Name: "a/data.json", Text: []byte(`{"register": []}`)}); other.Revision() == e.Revision() {
+		t.Error("the revision does not tell of data")
+	}
+}
+
+func TestRunTests(t *testing.T) {
+	sources := []Source{
+		{Name: "rules.rego", Text: []byte(noPublic)},
+		{Name: "rules_test.rego", Text: []byte(noPublicTest + "\ntest_allow_private if {\n\tprint(\"looking\")\n\tcount(payments.deny) == 1 with input as {\"config\": {\"nonMasqueradeCIDRs\": []}}\n}\n\ntodo_test_later if false\n")},
+	}
+	results, coverage, err := RunTests(context.Background(), sources, TestOptions{Cover: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range results {
+		results[i].Duration = 0
+	}
+	want := []TestResult{
+		{Name: "ipmasq.payments_test.test_deny_public", File: "rules_test.rego", Line: 5, Outcome: TestPassed},
+		{Name: "ipmasq.payments_test.test_allow_private", File: "rules_test.rego", Line: 9, Outcome: TestFailed, Detail: "looking"},
+		{Name: "ipmasq.payments_test.todo_test_later", File: "rules_test.rego", Line: 14, Outcome: TestSkipped},
+	}
+	if diff := cmp.Diff(want, results); diff != "" {
+		t.Errorf("results differ (-want +got):\n%s", diff)
+	}
+	if coverage.Percent != 100 || len(coverage.Missed) != 0 {
+		t.Errorf("coverage: %+v", coverage)
+	}
+	_, coverage, err = RunTests(context.Background(), sources[:1], TestOptions{Cover: true})
+	if err != nil || coverage.Percent != 0 || len(coverage.Missed) == 0 {
+		t.Errorf("coverage without tests: %+v, %v", coverage, err)
+	}
+}
+
+// TestSampleInputs keeps the files that stock tools read.
+func TestSampleInputs(t *testing.T) {
+	samples := Samples()
+	if len(samples) < 10 {
+		t.Errorf("%d samples", len(samples))
+	}
+	for _, sample := range samples {
+		got, err := SampleInput(context.Background(), sample)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join("samples", sample.Name+".input.json")
+		if *rewrite {
+			if err := os.WriteFile(file, got, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), string(got)); diff != "" {
+			t.Errorf("%s is out of date; run go test ./policy -args -update (-want +got):\n%s", file, diff)
+		}
+	}
+}
