@@ -67,6 +67,7 @@ lint: ## check the code, the rules and the module files
 	cd e2e/cluster && go mod tidy -diff
 	cd e2e/certmanager && go mod tidy -diff
 	cd e2e/helm && go mod tidy -diff
+	cd e2e/prometheus && go mod tidy -diff
 
 deps: ## install the commands that tests and demo need (Debian: apt-get)
 	@.ci/deps
@@ -90,9 +91,10 @@ cluster-up: ## bring up a two-node Kubernetes cluster on this machine (root); pr
 cluster-down: ## end that cluster; nothing of it stays
 	@e2e/twonode/cluster.sh down
 
-controlplane: ## build kube-apiserver, etcd, kubectl and cert-manager once, into a cache outside the checkout
+controlplane: ## build kube-apiserver, etcd, kubectl, cert-manager and Prometheus's parsers once, into a cache outside the checkout
 	@e2e/cluster/build.sh
 	@e2e/certmanager/build.sh
+	@e2e/prometheus/build.sh
 
 clean: ## remove what build left
 	rm -rf bin

@@ -23,17 +23,24 @@ import (
 // where REQUIRE_CLUSTER=1.
 func certManagerParts(t *testing.T) string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "certmanager/build.sh", "--print").Output()
+	return partsOf(t, "certmanager/build.sh")
+}
+
+// partsOf returns the folder that a script has built. Where it has not the test is
+// skipped, or fails where REQUIRE_CLUSTER=1.
+func partsOf(t *testing.T, build string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), build, "--print").Output()
 	if err != nil {
-		t.Fatalf("running certmanager/build.sh --print: %v", err)
+		t.Fatalf("running %s --print: %v", build, err)
 	}
 	dir := strings.TrimSpace(string(out))
 	if _, err = os.Stat(dir); err != nil {
-		const missing = "no cert-manager in %s: run e2e/certmanager/build.sh"
+		const missing = "no %s: run e2e/%s"
 		if os.Getenv("REQUIRE_CLUSTER") == "1" {
-			t.Fatalf(missing, dir)
+			t.Fatalf(missing, dir, build)
 		}
-		t.Skipf(missing+"; REQUIRE_CLUSTER=1 makes this a failure", dir)
+		t.Skipf(missing+"; REQUIRE_CLUSTER=1 makes this a failure", dir, build)
 	}
 	return dir
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -33,25 +34,25 @@ func (c *controlPlane) namespace(t *testing.T, prefix string) string {
 }
 
 // TestChartIsAccepted gives every object of every render to the API server as a dry run
-// with strict validation, cert-manager's too. It knows no kinds of Prometheus: their
-// golden files are all that holds them.
+// with strict validation, cert-manager's and the Prometheus operator's too, whose CRDs it
+// has.
 func TestChartIsAccepted(t *testing.T) {
 	h := needHelm(t)
 	c := needControlPlane(t)
 	k := c.kubectl()
+	for _, crds := range []string{filepath.Join(certManagerParts(t), "crds"), filepath.Join(partsOf(t, "prometheus/build.sh"), "crds")} {
+		k.must(t, "", "apply", "--server-side", "-f", crds)
+		k.must(t, "", "wait", "--for=condition=Established", "-f", crds)
+	}
+	monitoring := 0
 	for name, args := range renders() {
 		t.Run(name, func(t *testing.T) {
 			namespace, guarded := c.namespace(t, "chart"), c.namespace(t, "guarded")
 			args = append(slices.Clone(args), "--set", "configMap.namespace="+guarded)
-			if name == "cert-manager" {
-				crds := filepath.Join(certManagerParts(t), "crds")
-				k.must(t, "", "apply", "--server-side", "-f", crds)
-				k.must(t, "", "wait", "--for=condition=Established", "-f", crds)
-			}
 			asked := 0
 			for _, object := range objects(t, render(t, h, namespace, args...)) {
 				if object.GetAPIVersion() == "monitoring.coreos.com/v1" {
-					continue
+					monitoring++
 				}
 				apply := []string{"apply", "--server-side", "--validate=strict", "-f", "-"}
 				// A pod is refused without its service account, so that is made.
@@ -69,6 +70,9 @@ func TestChartIsAccepted(t *testing.T) {
 			// What a DaemonSet and a Deployment make, as a namespace of their kind admits it.
 			admitted(t, k, h, namespace, args)
 		})
+	}
+	if want := 3; monitoring != want {
+		t.Errorf("%d objects of the Prometheus operator, want %d: two ServiceMonitors and a PrometheusRule", monitoring, want)
 	}
 }
 
@@ -506,10 +510,16 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestMonitoringNamesRealMetrics: whatever rules and dashboard ask for is on the
-// programs' pages, with the labels that they go by, and each alert has a runbook.
+// TestMonitoringNamesRealMetrics: Prometheus itself can read rules and dashboard, and
+// whatever they ask for is on the programs' pages, with the labels that it is selected by.
 func TestMonitoringNamesRealMetrics(t *testing.T) {
 	host := netns.ForTest(t)
+	parts := partsOf(t, "prometheus/build.sh")
+	asked, err := exec.CommandContext(t.Context(), filepath.Join(parts, "promrules"),
+		filepath.Join(chart, "files", "alerts.yaml"), filepath.Join(chart, "files", "dashboard.json")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, asked)
+	}
 	i := install(t, "--set", "monitoring.dashboard.enabled=true")
 	i.runWebhook(t)
 	if got := i.kubectl().run(t.Context(), manifestOf(i.guarded, configMap, "data", "config", guideConfig), "create", "-f", "-"); got.exit != 1 {
@@ -521,36 +531,38 @@ func TestMonitoringNamesRealMetrics(t *testing.T) {
 	}
 	page += agentPage(t, host)
 
-	pages := map[string]bool{}
+	labels := map[string]map[string]bool{} // of each metric
+	sample := regexp.MustCompile(`^(\w+)(?:\{(.*)\})? \S+$`)
+	label := regexp.MustCompile(`(\w+)="`)
 	for line := range strings.Lines(page) {
-		fields := strings.Fields(line)
-		if len(fields) != 4 || fields[1] != "TYPE" {
+		found := sample.FindStringSubmatch(strings.TrimSpace(line))
+		if found == nil {
 			continue
 		}
-		pages[fields[2]] = true
-		if fields[3] == "histogram" {
-			pages[fields[2]+"_bucket"], pages[fields[2]+"_sum"], pages[fields[2]+"_count"] = true, true, true
+		if labels[found[1]] == nil {
+			labels[found[1]] = map[string]bool{}
+		}
+		for _, name := range label.FindAllStringSubmatch(found[2], -1) {
+			labels[found[1]][name[1]] = true
 		}
 	}
-	// Counters of what has not happened here.
-	pages["ip_masq_guard_requests_refused_total"] = true
-	pages["ip_masq_guard_reviews_unjudged_total"] = true
-	pages["ip_masq_guard_agent_drift_total"] = true
-	name := regexp.MustCompile(`\bip_masq_guard_\w+`)
-	for _, file := range []string{"alerts.yaml", "dashboard.json"} {
-		text, err := os.ReadFile(filepath.Join(chart, "files", file))
-		if err != nil {
-			t.Fatal(err)
+	metrics := 0
+	for line := range strings.Lines(string(asked)) {
+		fields := strings.Fields(line)
+		metrics++
+		known, ok := labels[fields[0]]
+		if !ok {
+			t.Errorf("rules or dashboard ask for %s, which no program has", fields[0])
+			continue
 		}
-		found := name.FindAllString(string(text), -1)
-		if len(found) < 10 {
-			t.Errorf("%s asks for %d metrics only", file, len(found))
-		}
-		for _, metric := range found {
-			if !pages[metric] {
-				t.Errorf("%s asks for %s, which no program has", file, metric)
+		for _, by := range fields[1:] {
+			if !known[by] {
+				t.Errorf("rules or dashboard select %s by %s, which it does not have", fields[0], by)
 			}
 		}
+	}
+	if metrics < 20 {
+		t.Errorf("rules and dashboard ask for %d metrics only:\n%s", metrics, asked)
 	}
 }
 

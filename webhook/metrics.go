@@ -73,6 +73,15 @@ func newMetrics(version, revision string) *metrics {
 		m.ranges, m.podless, m.serviceAPI, m.info,
 	}
 	m.info.WithLabelValues(version, revision).Set(1)
+	// Series exist from the start, so that a rate sees the first increase.
+	for _, reason := range []string{
+		"busy", "content_type", "empty", "internal", "kind", "malformed", "method", "no_object", "no_request", "no_uid", "operation",
+		"timeout", "too_large", "unreadable", "version",
+	} {
+		m.refused.WithLabelValues(reason)
+	}
+	m.unjudged.WithLabelValues("other_object")
+	m.unjudged.WithLabelValues("starting")
 	return m
 }
 

@@ -347,11 +347,15 @@ const followed = 5 * time.Second
 // gone; empty if none (docs/decisions/0004-writes-during-a-sigkill.md).
 func (k sigkill) explains(f failure) string {
 	text := f.err.Error()
-	lost := strings.Contains(text, "->"+k.address+": read: connection reset by peer") || strings.HasSuffix(text, ": EOF")
+	const soon = 100 * time.Millisecond // until the API server has read the end of its connections
+	lost := strings.HasSuffix(text, ": EOF")
+	for _, how := range []string{"read: connection reset by peer", "write: connection reset by peer", "write: broken pipe"} {
+		lost = lost || strings.HasSuffix(text, "->"+k.address+": "+how)
+	}
 	switch {
 	case !strings.Contains(text, `failed calling webhook "validate.ip-masq-guard.io"`):
 		return ""
-	case lost && f.at <= k.to && f.end >= k.from:
+	case lost && f.at <= k.to+soon && f.end >= k.from:
 		return "under way at the replica"
 	case strings.HasSuffix(text, "dial tcp "+k.address+": connect: connection refused") && f.end >= k.from && f.at <= k.to+followed:
 		return "sent to the replica before the endpoints followed"
@@ -386,7 +390,7 @@ func TestReplicasKilled(t *testing.T) {
 		p.sigkill(t, replica)
 		k.to = time.Since(begin)
 		kills = append(kills, k)
-		took := eventually(t, 30*time.Second, func(ctx context.Context) error {
+		took := eventually(t, time.Minute, func(ctx context.Context) error {
 			pod, err := client.CoreV1().Pods(namespace).Get(ctx, replica.Name, metav1.GetOptions{})
 			if err != nil {
 				return err
