@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if opts.once {
-		return once(ctx, opts, kernel, stdout, stderr)
+		return once(ctx, opts, newSuccessor(kernel, backend, printed(stdout, stderr)), stdout, stderr)
 	}
 
 	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.logLevel}))
@@ -100,7 +100,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		"sources", fmt.Sprint(opts.rules.Sources), "outInterfaces", opts.rules.Interfaces, "spareMulticast", opts.rules.SpareMulticast,
 		"setThreshold", opts.rules.SetThreshold,
 		"backend", backend, "backendReason", why, "stateDir", opts.stateDir)
-	return daemon(ctx, opts, kernel, watchKernel(ctx, opts, kernel, log), about{
+	return daemon(ctx, opts, newSuccessor(kernel, backend, logged(log)), watchKernel(ctx, opts, kernel, log), about{
 		node: os.Getenv(nodeVariable), backend: string(backend), backendReason: why,
 		backendVersion: kernel.Version(ctx), kernelVersion: kernelVersion(),
 	}, log)

@@ -609,3 +609,48 @@ func BenchmarkFileToKernel(b *testing.B) {
 		})
 	}
 }
+
+// TestChangeOfBackend: what an agent has left in the other backend goes once the rules
+// are in force; a rule of somebody else there stays.
+func TestChangeOfBackend(t *testing.T) {
+	for _, name := range backendNames() {
+		t.Run("to "+name, func(t *testing.T) {
+			b := newBackend(t, name)
+			former := backend{"legacy", b.host}
+			if name == "legacy" {
+				former.name = "nft"
+			}
+			former.iptables(t, "-A", "POSTROUTING", "-s", "192.0.2.2", "-j", "RETURN")
+			alone := former.saved(t)
+			text := "*nat\n:MASQ - [0:0]\n" + strings.Join([]string{
+				`-A POSTROUTING -m comment --comment "\"ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic ` +
+					`to our custom MASQ chain\"" -m addrtype ! --dst-type LOCAL -j MASQ`,
+				`-A MASQ -m comment --comment "ip-masq-agent: outbound traffic is subject to MASQUERADE (must be last in chain)" -j MASQUERADE`,
+			}, "\n") + "\nCOMMIT\n"
+			leave := func() {
+				if _, err := b.host.Feed(t.Context(), text, "iptables-"+former.name+"-restore", "--noflush"); err != nil {
+					t.Fatal(err)
+				}
+			}
+
+			leave()
+			v := newVolume(t, "nonMasqueradeCIDRs: [10.1.0.0/16]\n")
+			a := startAgent(t, b.host, "--config-path="+v.file(), "--iptables-backend="+name)
+			b.eventuallyHolds(t, "the rules", table("10.1.0.0/16"))
+			former.eventuallyHolds(t, "the other backend", alone)
+			a.stop(t)
+			if messages := a.log.messages(t); !slices.Contains(messages, "rules of a former agent removed") {
+				t.Errorf("log: %q", messages)
+			}
+
+			leave()
+			stdout, stderr, status := inNode(t, b.host, "--once", "--config-path="+v.file(), "--iptables-backend="+name)
+			if want := "IPv4: 3 lines of a former agent removed from the backend " + former.name + "\n"; !strings.HasPrefix(stdout, want) || status != 0 {
+				t.Errorf("--once: status %d, %q, %q; want it to begin with %q", status, stdout, stderr, want)
+			}
+			if diff := cmp.Diff(alone, former.saved(t)); diff != "" {
+				t.Errorf("the other backend differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -161,12 +161,14 @@ func TestMetricsTellTheTruth(t *testing.T) {
 	}
 	noDrift := []string{
 		`drift_total{family="ipv4",kind="chain-changed"} 0`,
+		`drift_total{family="ipv4",kind="chain-former"} 0`,
 		`drift_total{family="ipv4",kind="chain-missing"} 0`,
 		`drift_total{family="ipv4",kind="jump-duplicate"} 0`,
 		`drift_total{family="ipv4",kind="jump-missing"} 0`,
 		`drift_total{family="ipv4",kind="set-changed"} 0`,
 		`drift_total{family="ipv4",kind="set-missing"} 0`,
 		`drift_total{family="ipv6",kind="chain-changed"} 0`,
+		`drift_total{family="ipv6",kind="chain-former"} 0`,
 		`drift_total{family="ipv6",kind="chain-missing"} 0`,
 		`drift_total{family="ipv6",kind="jump-duplicate"} 0`,
 		`drift_total{family="ipv6",kind="jump-missing"} 0`,

@@ -34,11 +34,12 @@ const (
 	JumpDuplicate = ruleset.JumpDuplicate
 	SetMissing    = ruleset.SetMissing
 	SetChanged    = ruleset.SetChanged
+	ChainFormer   = ruleset.ChainFormer
 )
 
 // Drifts are the kinds of drift that a Kernel tells.
 func Drifts() []Drift {
-	return []Drift{ChainMissing, ChainChanged, JumpMissing, JumpDuplicate, SetMissing, SetChanged}
+	return []Drift{ChainMissing, ChainChanged, JumpMissing, JumpDuplicate, SetMissing, SetChanged, ChainFormer}
 }
 
 // Kernel is the nat table of this network namespace, through one backend. It is
@@ -46,6 +47,7 @@ func Drifts() []Drift {
 type Kernel struct {
 	backend Backend
 	tables  map[ruleset.Family]*table
+	left    map[ruleset.Family][]string // see Left
 }
 
 // Open probes the commands of a backend for both families; a family whose
@@ -54,7 +56,7 @@ func Open(backend Backend) (*Kernel, error) {
 	if backend != NFT && backend != Legacy {
 		return nil, fmt.Errorf("opening iptables: %q is not a backend; choose %s or %s", backend, NFT, Legacy)
 	}
-	k := &Kernel{backend: backend, tables: map[ruleset.Family]*table{}}
+	k := &Kernel{backend: backend, tables: map[ruleset.Family]*table{}, left: map[ruleset.Family][]string{}}
 	for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
 		k.tables[family] = open(backend, family)
 	}
@@ -87,23 +89,34 @@ func (k *Kernel) Watch(chain string, families []ruleset.Family) (*Watch, error) 
 	return newWatch(chain, families)
 }
 
+// inspect is look as a part of a pass of its own.
 func (k *Kernel) inspect(ctx context.Context, want ruleset.Ruleset) (content, []Drift, error) {
 	defer took(ctx, ruleset.Inspect)()
+	return k.look(ctx, want)
+}
+
+func (k *Kernel) look(ctx context.Context, want ruleset.Ruleset) (content, []Drift, error) {
 	t := k.tables[want.Family]
 	found, err := t.read(ctx, want.Chain)
 	if err != nil {
 		return content{}, nil, fmt.Errorf("reading the nat table: %w", err)
 	}
+	k.left[want.Family] = removal(k.backend, want.Family, found.former).Left
 	if found.sets, err = seeSets(want); err != nil {
 		return content{}, nil, err
 	}
 	return found, append(t.compare(want, found), found.sets.drift(want)...), nil
 }
 
+// Left tells why chains of other ip-masq-agents stay, that the last Apply or Inspect
+// saw, a sentence each.
+func (k *Kernel) Left(family ruleset.Family) []string { return k.left[family] }
+
 // Apply makes the kernel hold want and returns what had drifted. Where nothing
 // had, nothing is written. A refused restore changes nothing: the chain is replaced
-// in one transaction, after the set that it asks and before the jump to it. With an error,
-// what had drifted may be as it was.
+// in one transaction, after the set that it asks and before the jump to it. Where an
+// ip-masq-agent has left another chain, one transaction changes over from that. With an
+// error, what had drifted may be as it was.
 func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]Drift, error) {
 	found, drift, err := k.inspect(ctx, want)
 	if err != nil {
@@ -113,27 +126,44 @@ func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]Drift, erro
 		defer took(ctx, ruleset.Write)()
 	}
 	t := k.tables[want.Family]
+	all := drift
 	chainChanges := slices.Contains(drift, ChainMissing) || slices.Contains(drift, ChainChanged)
 	stale := found.sets.stale
 	if slices.Contains(drift, SetMissing) || slices.Contains(drift, SetChanged) {
 		if err := t.settleSet(ctx, want, found.sets.held, chainChanges); err != nil {
-			return drift, fmt.Errorf("settling set %s: %w", want.Set.Name, err)
+			return all, fmt.Errorf("settling set %s: %w", want.Set.Name, err)
 		}
 		_, next := ruleset.SetNames(want.Chain, want.Family)
 		stale = []string{next}
 	}
+	takingOver := error(nil)
+	if slices.Contains(drift, ChainFormer) {
+		sets, err := formerSets(want.Family, found.former)
+		if err != nil {
+			return all, err
+		}
+		if takingOver = t.takeOver(ctx, want, drift, found.former); takingOver == nil {
+			stale = append(stale, sets...)
+			left := k.left[want.Family]
+			if found, drift, err = k.look(ctx, want); err != nil {
+				return all, err
+			}
+			k.left[want.Family] = left // without its jump a chain is not recognised any more
+			chainChanges = slices.Contains(drift, ChainMissing) || slices.Contains(drift, ChainChanged)
+		}
+	}
 	if chainChanges {
 		if err := t.replaceChain(ctx, want); err != nil {
-			return drift, fmt.Errorf("replacing chain %s: %w", want.Chain, err)
+			return all, fmt.Errorf("replacing chain %s: %w", want.Chain, err)
 		}
 	}
 	if slices.Contains(drift, JumpMissing) || slices.Contains(drift, JumpDuplicate) {
 		if err := t.settleJump(ctx, want, found.jumps); err != nil {
-			return drift, fmt.Errorf("settling the jump to %s: %w", want.Chain, err)
+			return all, fmt.Errorf("settling the jump to %s: %w", want.Chain, err)
 		}
 	}
 	if err := dropSets(stale); err != nil {
-		return drift, fmt.Errorf("removing sets of an earlier state: %w", err)
+		return all, fmt.Errorf("removing sets of an earlier state: %w", err)
 	}
-	return drift, nil
+	return all, takingOver
 }

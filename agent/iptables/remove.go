@@ -18,6 +18,7 @@ type Removal struct {
 	Backend Backend
 	Family  ruleset.Family
 	Lines   []string // what goes, as iptables-save prints it: jumps, then the chain and its rules
+	Chains  []string // the chains among them
 	Left    []string // why something of that name stays, a sentence each
 }
 
@@ -28,8 +29,8 @@ func Remains(ctx context.Context, backend Backend, family ruleset.Family, chain 
 	if err != nil || t == nil {
 		return Removal{Backend: backend, Family: family}, err
 	}
-	found, err := t.find(ctx, chain)
-	return found.removal(backend, family), err
+	found, err := t.findNamed(ctx, chain)
+	return removal(backend, family, found), err
 }
 
 // Remove takes a chain and the jumps to it out of a nat table, in one transaction, if
@@ -37,6 +38,16 @@ func Remains(ctx context.Context, backend Backend, family ruleset.Family, chain 
 // chain that holds other rules, or that rules of others go to, stays as it is, without the
 // jump, and is told in Left.
 func Remove(ctx context.Context, backend Backend, family ruleset.Family, chain string) (Removal, error) {
+	return remove(ctx, backend, family, func(t *table) ([]agentChain, error) { return t.findNamed(ctx, chain) })
+}
+
+// RemoveAll is Remove for every chain that looks like an ip-masq-agent's, whatever its
+// name.
+func RemoveAll(ctx context.Context, backend Backend, family ruleset.Family) (Removal, error) {
+	return remove(ctx, backend, family, func(t *table) ([]agentChain, error) { return t.findAll(ctx) })
+}
+
+func remove(ctx context.Context, backend Backend, family ruleset.Family, find func(*table) ([]agentChain, error)) (Removal, error) {
 	done := Removal{Backend: backend, Family: family}
 	t, err := openPresent(ctx, backend, family)
 	if err != nil || t == nil {
@@ -44,23 +55,27 @@ func Remove(ctx context.Context, backend Backend, family ruleset.Family, chain s
 	}
 	var failure error
 	for range removeAttempts {
-		found, err := t.find(ctx, chain)
+		found, err := find(t)
 		if err != nil {
 			return done, err
 		}
-		now := found.removal(backend, family)
+		now := removal(backend, family, found)
 		done.Left = now.Left
 		if len(now.Lines) == 0 {
 			return done, nil
 		}
-		if failure = t.restore(ctx, "*nat\n"+strings.Join(found.deletion(), "\n")+"\nCOMMIT\n"); failure == nil {
-			done.Lines = now.Lines
+		commands := []string{"*nat"}
+		for _, c := range found {
+			commands = append(commands, c.deletion()...)
+		}
+		if failure = t.restore(ctx, strings.Join(commands, "\n")+"\nCOMMIT\n"); failure == nil {
+			done.Lines, done.Chains = now.Lines, now.Chains
 		}
 	}
 	if failure != nil {
-		return done, fmt.Errorf("removing chain %s: %w", chain, failure)
+		return done, fmt.Errorf("removing chains: %w", failure)
 	}
-	return done, fmt.Errorf("removing chain %s: it is back after each of %d removals; stop the agent that writes it", chain, removeAttempts)
+	return done, fmt.Errorf("removing chains: they are back after each of %d removals; stop the agent that writes them", removeAttempts)
 }
 
 // openPresent opens a nat table for a look, and is nil where there is none.
@@ -85,13 +100,25 @@ type agentChain struct {
 	references []string // rules of others that go to the chain
 }
 
-// find reads the chain with everything that goes to it.
-func (t *table) find(ctx context.Context, name string) (agentChain, error) {
-	c := agentChain{name: name}
-	if err := t.lines(ctx, c.take); err != nil {
-		return agentChain{}, fmt.Errorf("reading the nat table: %w", err)
+// findNamed reads the chain with everything that goes to it.
+func (t *table) findNamed(ctx context.Context, name string) ([]agentChain, error) {
+	return t.findChains(ctx, []string{name})
+}
+
+func (t *table) findChains(ctx context.Context, names []string) ([]agentChain, error) {
+	chains := make([]agentChain, len(names))
+	for i, name := range names {
+		chains[i].name = name
 	}
-	return c, nil
+	err := t.lines(ctx, func(line string) {
+		for i := range chains {
+			chains[i].take(line)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the nat table: %w", err)
+	}
+	return chains, nil
 }
 
 // take notes a line of iptables-save.
@@ -114,29 +141,37 @@ func (c *agentChain) take(line string) {
 }
 
 // goes tells that the chain can be removed.
-func (c *agentChain) goes() bool {
+func (c agentChain) goes() bool {
 	return c.exists && len(c.unknown) == 0 && len(c.references) == 0
 }
 
-func (c *agentChain) removal(backend Backend, family ruleset.Family) Removal {
-	r := Removal{Backend: backend, Family: family, Lines: c.jumps}
-	if c.goes() {
-		r.Lines = append(append(r.Lines, ":"+c.name+" - [0:0]"), c.rules...)
-		return r
-	}
-	if n := len(c.unknown); n > 0 {
-		r.Left = append(r.Left, fmt.Sprintf("chain %s stays, since %d of its %d rules are none of an ip-masq-agent, such as %q",
-			c.name, n, len(c.rules), c.unknown[0]))
-	}
-	if n := len(c.references); n > 0 {
-		r.Left = append(r.Left, fmt.Sprintf("chain %s stays, since rules of others go to it: %d, such as %q", c.name, n, c.references[0]))
+// goesSomehow tells that the chain or a jump to it can be removed.
+func (c agentChain) goesSomehow() bool { return c.goes() || len(c.jumps) > 0 }
+
+// removal tells what goes and why the rest stays.
+func removal(backend Backend, family ruleset.Family, chains []agentChain) Removal {
+	r := Removal{Backend: backend, Family: family}
+	for _, c := range chains {
+		r.Lines = append(r.Lines, c.jumps...)
+		if c.goes() {
+			r.Lines = append(append(r.Lines, ":"+c.name+" - [0:0]"), c.rules...)
+			r.Chains = append(r.Chains, c.name)
+			continue
+		}
+		if n := len(c.unknown); n > 0 {
+			r.Left = append(r.Left, fmt.Sprintf("chain %s stays, since %d of its %d rules are none of an ip-masq-agent, such as %q",
+				c.name, n, len(c.rules), c.unknown[0]))
+		}
+		if n := len(c.references); n > 0 {
+			r.Left = append(r.Left, fmt.Sprintf("chain %s stays, since rules of others go to it: %d, such as %q", c.name, n, c.references[0]))
+		}
 	}
 	return r
 }
 
 // deletion are the commands, for iptables-restore, that take away what goes. A rule
 // is named by its words, since others change its number.
-func (c *agentChain) deletion() []string {
+func (c agentChain) deletion() []string {
 	var commands []string
 	for _, jump := range c.jumps {
 		commands = append(commands, "-D "+strings.TrimPrefix(jump, "-A "))

@@ -19,15 +19,21 @@ type content struct {
 	rules []string // of the chain, "-A CHAIN ..."
 	jumps []string // of POSTROUTING, those that go to the chain
 	sets  setsSeen // of the chain; iptables-save does not tell
+
+	former []agentChain // other chains of an ip-masq-agent
 }
 
 // read asks the kernel. On a busy node the table has tens of thousands of rules, so the
-// others' are dropped as they come. One process reads the whole table at one moment.
+// others' are dropped as they come. One process reads the whole table at one moment;
+// only where there seem to be chains of other agents it is read a second time, for them.
 func (t *table) read(ctx context.Context, chain string) (content, error) {
 	if t.err != nil {
 		return content{}, t.err
 	}
-	var found content
+	var (
+		found  content
+		others suspects
+	)
 	declaration, ours, jump := ":"+chain+" ", "-A "+chain+" ", "-A "+postrouting+" "
 	err := t.lines(ctx, func(line string) {
 		switch {
@@ -37,8 +43,14 @@ func (t *table) read(ctx context.Context, chain string) (content, error) {
 			found.rules = append(found.rules, line)
 		case strings.HasPrefix(line, jump) && goesTo(line, chain) && len(found.jumps) < maxRules:
 			found.jumps = append(found.jumps, line)
+		default:
+			others.take(line)
 		}
 	})
+	if err != nil {
+		return content{}, err
+	}
+	found.former, err = t.findLikely(ctx, others)
 	return found, err
 }
 

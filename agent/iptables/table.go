@@ -67,6 +67,9 @@ func (t *table) compare(want ruleset.Ruleset, found content) []Drift {
 	case len(found.jumps) > 1 || !t.isJump(want, found.jumps[0]):
 		drift = append(drift, JumpDuplicate)
 	}
+	if slices.ContainsFunc(found.former, agentChain.goesSomehow) {
+		drift = append(drift, ChainFormer)
+	}
 	return drift
 }
 

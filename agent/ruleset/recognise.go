@@ -24,7 +24,7 @@ func JumpTarget(rule []string) (chain string, ok bool) {
 // rule is given as for JumpTarget.
 func IsAgentRule(rule []string) bool {
 	target := argument(rule, "-j")
-	return (target == "RETURN" || target == "MASQUERADE") && strings.HasPrefix(comment(rule), commentPrefix)
+	return (target == "RETURN" || target == "MASQUERADE") && strings.HasPrefix(comment(rule), CommentPrefix)
 }
 
 // comment is that of a rule, without quotation marks around it.

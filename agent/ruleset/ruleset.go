@@ -51,6 +51,9 @@ type Ruleset struct {
 	Set   *Set     // what the rules ask for destinations; nil: they name each
 }
 
+// CommentPrefix begins the comment of every rule of ours, and of other ip-masq-agents.
+const CommentPrefix = "ip-masq-agent: "
+
 // The comments of the rules are those of the upstream agent where it has such rules, so
 // that people and scripts which look for them find them.
 const (
@@ -59,7 +62,6 @@ const (
 	InterfaceComment  = "ip-masq-agent: traffic through other interfaces is not subject to MASQUERADE"
 	exceptionComment  = "ip-masq-agent: exception, outbound traffic is subject to MASQUERADE"
 	MasqueradeComment = "ip-masq-agent: outbound traffic is subject to MASQUERADE (must be last in chain)"
-	commentPrefix     = "ip-masq-agent: " // of each of them
 	jumpComment       = "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our custom %s chain"
 )
 

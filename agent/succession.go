@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
+)
+
+// successor is a kernel that takes over from the agents before it. In its own table
+// Apply does so by itself; this removes what they have left in the other backend, whose
+// rules are in force as well, once ours are in force. No transaction spans two backends, so
+// for a moment there are both: a new flow then is spared only where both spare it, that
+// is, it is treated as before or as afterwards.
+type successor struct {
+	*iptables.Kernel
+
+	other  iptables.Backend
+	report succession
+	done   map[ruleset.Family]bool
+	told   map[ruleset.Family][]string // what was last told of a family
+}
+
+// succession tells what became of the rules of former agents.
+type succession struct {
+	removed func(context.Context, iptables.Removal)
+	left    func(ctx context.Context, family ruleset.Family, why []string)
+}
+
+func newSuccessor(kernel *iptables.Kernel, backend iptables.Backend, report succession) *successor {
+	s := &successor{Kernel: kernel, other: iptables.Legacy, report: report, done: map[ruleset.Family]bool{}, told: map[ruleset.Family][]string{}}
+	if backend == iptables.Legacy {
+		s.other = iptables.NFT
+	}
+	return s
+}
+
+// Apply is that of the kernel. Failing to remove what others have left is told, tried
+// again at the next pass, and no failure: our rules are in force.
+func (s *successor) Apply(ctx context.Context, want ruleset.Ruleset) ([]ruleset.Drift, error) {
+	drift, err := s.Kernel.Apply(ctx, want)
+	if err != nil {
+		return drift, err
+	}
+	left := s.Left(want.Family)
+	if !s.done[want.Family] {
+		removal, err := iptables.RemoveAll(ctx, s.other, want.Family)
+		if len(removal.Lines) > 0 {
+			s.report.removed(ctx, removal)
+		}
+		left = append(left, removal.Left...)
+		for _, chain := range removal.Chains {
+			if chain == want.Chain {
+				continue // its sets are those of our chain
+			}
+			if _, failure := iptables.RemoveSets(want.Family, chain); failure != nil {
+				err = errors.Join(err, failure)
+			}
+		}
+		s.done[want.Family] = err == nil
+		if err != nil {
+			left = append(left, "what another agent may have in the backend "+string(s.other)+" stays: "+err.Error())
+		}
+	}
+	if len(left) > 0 && !slices.Equal(left, s.told[want.Family]) {
+		s.report.left(ctx, want.Family, left)
+	}
+	s.told[want.Family] = left
+	return drift, nil
+}
+
+// logged is the succession of a daemon.
+func logged(log *slog.Logger) succession {
+	return succession{
+		removed: func(ctx context.Context, r iptables.Removal) {
+			log.InfoContext(ctx, "rules of a former agent removed", "family", r.Family.String(), "backend", r.Backend, "lines", len(r.Lines))
+		},
+		left: func(ctx context.Context, family ruleset.Family, why []string) {
+			log.WarnContext(ctx, "rules of a former agent stay", "family", family.String(), "reasons", why)
+		},
+	}
+}
+
+// printed is the succession of a run that ends.
+func printed(stdout, stderr io.Writer) succession {
+	return succession{
+		removed: func(_ context.Context, r iptables.Removal) {
+			tell(stdout, "%s: %d lines of a former agent removed from the backend %s\n", r.Family, len(r.Lines), r.Backend)
+		},
+		left: func(_ context.Context, family ruleset.Family, why []string) {
+			for _, reason := range why {
+				tell(stderr, "agent: %s: %s\n", family, reason)
+			}
+		},
+	}
+}
