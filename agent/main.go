@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -108,7 +109,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // daemon holds the rules until ctx ends, and leaves them in the kernel unless it is
 // to take them away. The kernel's watch may be nil.
-func daemon(ctx context.Context, opts options, kernel kernel, watch *iptables.Watch, about about, log *slog.Logger) error {
+func daemon(ctx context.Context, opts options, kernel kernel, watch *notify.Watch, about about, log *slog.Logger) error {
 	absent, err := present(ctx, opts.rules.Chain)
 	if err != nil {
 		log.WarnContext(ctx, "agent cleanup would not see that this agent runs", "error", err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -36,7 +37,7 @@ type metrics struct {
 	lastVerified prometheus.Gauge
 	wakeups      prometheus.Counter
 	postponed    prometheus.Counter
-	kernel       func() iptables.Counts // nil where the kernel tells nothing
+	kernel       func() notify.Counts // nil where the kernel tells nothing
 
 	families []ruleset.Family
 }
@@ -102,9 +103,9 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 		m.passSeconds, m.phaseSeconds, m.lockWait, m.lastVerified,
 		m.wakeups, m.postponed,
 		m.told("kernel_changes_total", "Transactions in the kernel that concern the rules, the agent's own too.",
-			func(c iptables.Counts) int { return c.Changes }),
+			func(c notify.Counts) int { return c.Changes }),
 		m.told("kernel_losses_total", "Times that the kernel had more changes to tell than it keeps; a look at the rules follows each.",
-			func(c iptables.Counts) int { return c.Losses }),
+			func(c notify.Counts) int { return c.Losses }),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics()))
 
@@ -123,7 +124,7 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 }
 
 // told is a counter of what the kernel tells, where it does.
-func (m *metrics) told(name, help string, value func(iptables.Counts) int) prometheus.Collector {
+func (m *metrics) told(name, help string, value func(notify.Counts) int) prometheus.Collector {
 	return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, func() float64 {
 		if m.kernel == nil {
 			return 0

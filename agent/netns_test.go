@@ -50,10 +50,16 @@ func (l *logBuffer) messages(tb testing.TB) []string {
 
 func startAgent(tb testing.TB, host *netns.Host, args ...string) *agentProcess {
 	tb.Helper()
+	return startAgentAs(tb, host, func(*syscall.SysProcAttr) {}, args...)
+}
+
+func startAgentAs(tb testing.TB, host *netns.Host, as func(*syscall.SysProcAttr), args ...string) *agentProcess {
+	tb.Helper()
 	a := &agentProcess{host: host, log: &logBuffer{}}
 	args = append([]string{"--metrics-bind-address=127.0.0.1:0"}, args...)
 	a.command = host.Command(context.Background(), agentBinary(tb), args...)
 	a.command.Stderr = a.log
+	as(a.command.SysProcAttr)
 	if err := host.Start(a.command); err != nil {
 		tb.Fatal(err)
 	}

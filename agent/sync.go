@@ -13,6 +13,7 @@ import (
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -62,10 +63,10 @@ type syncer struct {
 	force    inForce
 	families []*family
 
-	foreign  foreign         // nil where the kernel tells nothing
-	by       iptables.Change // what foreign told before the last pass
-	healing  allowance       // for passes that foreign asks for
-	fighting bool            // the allowance was spent, which is logged once
+	witness  witness       // nil where the kernel tells nothing
+	by       notify.Change // what it told before the last pass
+	healing  allowance     // for passes that it asks for
+	fighting bool          // the allowance was spent, which is logged once
 
 	retry      time.Duration // the last wait after a failure; 0 after a success
 	announced  inForceName   // what was last said to be applied

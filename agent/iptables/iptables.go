@@ -1,7 +1,6 @@
 // Package iptables makes the nat table hold a Ruleset. It is the only package that
 // runs a process: iptables-restore for the chain (one transaction), iptables-save to
-// see what is there, go-iptables for the jump. It is also the only one that talks
-// netlink: the kernel's notifications wake the agent when others change the rules.
+// see what is there, go-iptables for the jump.
 package iptables
 
 import (
@@ -10,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -82,11 +82,15 @@ func (k *Kernel) Inspect(ctx context.Context, want ruleset.Ruleset) ([]Drift, er
 
 // Watch begins to listen for changes of what Rulesets of these families and this chain
 // hold. The error is errors.ErrUnsupported where the kernel tells none.
-func (k *Kernel) Watch(chain string, families []ruleset.Family) (*Watch, error) {
+func (k *Kernel) Watch(chain string, families []ruleset.Family) (*notify.Watch, error) {
 	if k.backend != NFT {
 		return nil, fmt.Errorf("listening to %s iptables: %w", k.backend, errors.ErrUnsupported)
 	}
-	return newWatch(chain, families)
+	var subjects []notify.Subject
+	for _, family := range families {
+		subjects = append(subjects, notify.Chain(family, natTable, chain, postrouting))
+	}
+	return notify.New(subjects...)
 }
 
 // inspect is look as a part of a pass of its own.

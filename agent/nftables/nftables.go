@@ -18,6 +18,7 @@ import (
 	"go4.org/netipx"
 	"sigs.k8s.io/knftables"
 
+	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -80,6 +81,16 @@ func (*Kernel) Version(ctx context.Context) string {
 		return ""
 	}
 	return version
+}
+
+// Watch begins to listen for changes of the tables that stand for a chain, of these
+// families.
+func (*Kernel) Watch(chain string, families []ruleset.Family) (*notify.Watch, error) {
+	var subjects []notify.Subject
+	for _, family := range families {
+		subjects = append(subjects, notify.Table(family, TableName(chain)))
+	}
+	return notify.New(subjects...)
 }
 
 // Inspect reads how the kernel differs from want; nothing is written.

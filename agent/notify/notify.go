@@ -1,4 +1,7 @@
-package iptables
+// Package notify listens to the kernel's notifications of nftables and tells when
+// somebody may have changed rules of ours. It talks netlink, and neither reads nor
+// writes rules.
+package notify
 
 import (
 	"bytes"
@@ -37,9 +40,34 @@ type Change struct {
 	PID     int    // in the process namespace of the node; 0 where the kernel does not tell
 }
 
+// Subject is what a Watch looks for: a table of ours, or our chain in a table of many
+// and the jumps to it.
+type Subject struct {
+	family             byte // NFPROTO_*
+	table, chain, from []byte
+}
+
+// Table is a whole table.
+func Table(family ruleset.Family, table string) Subject {
+	return Subject{family: protocol(family), table: []byte(table)}
+}
+
+// Chain is a chain of a table, with the rules of another chain of it that name ours.
+func Chain(family ruleset.Family, table, chain, from string) Subject {
+	return Subject{protocol(family), []byte(table), []byte(chain), []byte(from)}
+}
+
+func protocol(family ruleset.Family) byte {
+	if family == ruleset.IPv6 {
+		return unix.NFPROTO_IPV6
+	}
+	return unix.NFPROTO_IPV4
+}
+
 // Watch listens to the kernel's notifications of nftables, which iptables-nft makes
-// too, and tells when our chain or the jump to it may have been changed. There are
-// none for iptables-legacy and for ipsets.
+// too, and tells when its Subjects may have been changed. There are no notifications of
+// iptables-legacy and of ipsets, and those of a chain that is renamed do not tell its
+// old name.
 //
 // Whose change it was cannot be told for sure, since the kernel names processes as
 // the node's own namespace does, and programs in pods have others. It does not matter
@@ -47,11 +75,11 @@ type Change struct {
 // before that look is then not told any more. Run is for one goroutine, the other
 // methods are for any.
 type Watch struct {
-	socket  *os.File
-	subject [2]subject
-	buffer  []byte
-	touched bool // by the transaction whose end has not been read yet
-	lost    bool // notifications, and others may still be lost
+	socket   *os.File
+	subjects []Subject
+	buffer   []byte
+	touched  bool // by the transaction whose end has not been read yet
+	lost     bool // notifications, and others may still be lost
 
 	asking requests
 
@@ -64,22 +92,10 @@ type Watch struct {
 	counts  Counts
 }
 
-// subject is what a Watch looks for in one family.
-type subject struct {
-	family byte // NFPROTO_*; 0 for none
-	chain  []byte
-}
-
-// newWatch begins to listen, in the network namespace of the calling thread: no
-// change after its return goes unnoticed once Run is called, which also closes it.
-func newWatch(chain string, families []ruleset.Family) (*Watch, error) {
-	w := &Watch{changes: make(chan struct{}, 1), buffer: make([]byte, readBuffer)}
-	for i, family := range families[:min(len(families), len(w.subject))] {
-		w.subject[i] = subject{family: unix.NFPROTO_IPV4, chain: []byte(chain)}
-		if family == ruleset.IPv6 {
-			w.subject[i].family = unix.NFPROTO_IPV6
-		}
-	}
+// New begins to listen, in the network namespace of the calling thread: no change
+// after its return goes unnoticed once Run is called, which also closes it.
+func New(subjects ...Subject) (*Watch, error) {
+	w := &Watch{subjects: subjects, changes: make(chan struct{}, 1), buffer: make([]byte, readBuffer)}
 	listener, err := openNetlink(1 << (unix.NFNLGRP_NFTABLES - 1))
 	if err != nil {
 		return nil, fmt.Errorf("listening to nftables notifications: %w", err)
@@ -225,20 +241,23 @@ func (w *Watch) take(datagram []byte) {
 	}
 }
 
-// concerns tells whether a message is about our chain or the jump to it.
+// concerns tells whether a message is about a subject.
 func (w *Watch) concerns(operation int, family byte, attributes []byte) bool {
-	for i := range w.subject {
-		if s := &w.subject[i]; s.family == family && family != 0 {
-			return s.concerned(operation, attributes)
+	for i := range w.subjects {
+		if s := &w.subjects[i]; s.family == family && s.concerned(operation, attributes) {
+			return true
 		}
 	}
 	return false
 }
 
 // The first attribute of every object is the name of its table (linux/netfilter/nf_tables.h).
-func (s *subject) concerned(operation int, attributes []byte) bool {
-	if string(name(attributes, unix.NFTA_TABLE_NAME)) != natTable {
+func (s *Subject) concerned(operation int, attributes []byte) bool {
+	if !bytes.Equal(name(attributes, unix.NFTA_TABLE_NAME), s.table) {
 		return false
+	}
+	if s.chain == nil {
+		return true
 	}
 	switch operation {
 	case unix.NFT_MSG_DELTABLE:
@@ -247,7 +266,7 @@ func (s *subject) concerned(operation int, attributes []byte) bool {
 		return bytes.Equal(name(attributes, unix.NFTA_CHAIN_NAME), s.chain)
 	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
 		chain := name(attributes, unix.NFTA_RULE_CHAIN)
-		if string(chain) != postrouting {
+		if !bytes.Equal(chain, s.from) {
 			return bytes.Equal(chain, s.chain)
 		}
 		// Others' rules come and go there with pods. A rule that does not name

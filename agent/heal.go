@@ -6,7 +6,8 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
 const (
@@ -18,16 +19,22 @@ const (
 	healingCredit = time.Second
 )
 
-// foreign tells of changes to our rules in the kernel (iptables.Watch). Its notices
+// witness tells of changes to our rules in the kernel (notify.Watch). Its notices
 // come through a channel; then there may be something pending.
-type foreign interface {
-	Pending() (iptables.Change, bool)
+type witness interface {
+	Pending() (notify.Change, bool)
 	Look() (settle func())
+}
+
+// watchable is a kernel with a backend that may tell changes, or
+// errors.ErrUnsupported.
+type watchable interface {
+	Watch(chain string, families []ruleset.Family) (*notify.Watch, error)
 }
 
 // watchKernel begins to listen to the kernel, where it tells anything. Nothing is
 // lost without but speed: the tick looks too.
-func watchKernel(ctx context.Context, opts options, kernel *iptables.Kernel, log *slog.Logger) *iptables.Watch {
+func watchKernel(ctx context.Context, opts options, kernel watchable, log *slog.Logger) *notify.Watch {
 	if !opts.watchKernel {
 		return nil
 	}
@@ -42,7 +49,7 @@ func watchKernel(ctx context.Context, opts options, kernel *iptables.Kernel, log
 }
 
 // notices is where a watch tells; nil without one.
-func notices(watch *iptables.Watch) <-chan struct{} {
+func notices(watch *notify.Watch) <-chan struct{} {
 	if watch == nil {
 		return nil
 	}
@@ -50,16 +57,16 @@ func notices(watch *iptables.Watch) <-chan struct{} {
 }
 
 // listensTo makes the syncer ask the watch, before it runs.
-func (s *syncer) listensTo(watch *iptables.Watch) {
+func (s *syncer) listensTo(watch *notify.Watch) {
 	if watch != nil {
-		s.foreign = watch
+		s.witness = watch
 		s.metrics.kernel = watch.Counts
 	}
 }
 
 // disturbed plans a pass after a notice, unless it was about our own changes.
 func (s *syncer) disturbed(ctx context.Context, plan *burst) {
-	by, pending := s.foreign.Pending()
+	by, pending := s.witness.Pending()
 	if !pending {
 		return
 	}
@@ -86,19 +93,19 @@ func (s *syncer) disturbed(ctx context.Context, plan *burst) {
 
 // look begins a look at the rules; settle tells that they were in order.
 func (s *syncer) look() (settle func()) {
-	if s.foreign == nil {
+	if s.witness == nil {
 		return func() {}
 	}
-	s.by, _ = s.foreign.Pending()
-	return s.foreign.Look()
+	s.by, _ = s.witness.Pending()
+	return s.witness.Look()
 }
 
 // verify looks at what was just written, so that its notices are known to be our own.
 func (s *syncer) verify(ctx context.Context) {
-	if s.foreign == nil {
+	if s.witness == nil {
 		return
 	}
-	settle := s.foreign.Look()
+	settle := s.witness.Look()
 	for _, f := range s.families {
 		if drift, err := s.kernel.Inspect(ctx, f.want); err != nil || len(drift) > 0 {
 			return // others are at work; their notices are on the way
@@ -108,7 +115,7 @@ func (s *syncer) verify(ctx context.Context) {
 }
 
 // author is how the log names who changed the rules, where the kernel tells.
-func author(by iptables.Change) slog.Attr {
+func author(by notify.Change) slog.Attr {
 	if by.Program == "" {
 		return slog.Attr{} // left out
 	}

@@ -10,13 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
 // watched is a node whose kernel tells of changes.
 type watched struct {
 	node
-	watch *iptables.Watch
+	watch *notify.Watch
 }
 
 func (n node) watched(tb testing.TB) watched {
@@ -43,10 +44,10 @@ func (n node) watched(tb testing.TB) watched {
 
 // counts waits until everything that was done before has been told. For that it makes
 // a change that has to be told, by a program that nobody else is.
-func (w watched) counts(tb testing.TB) iptables.Counts {
+func (w watched) counts(tb testing.TB) notify.Counts {
 	tb.Helper()
 	table := map[ruleset.Family]string{ruleset.IPv4: "ip", ruleset.IPv6: "ip6"}[w.family]
-	for by := (iptables.Change{}); by.Program != "nft"; by = w.becomesPending(tb) {
+	for by := (notify.Change{}); by.Program != "nft"; by = w.becomesPending(tb) {
 		if by.Program == "" { // it was lost
 			w.Output(tb, "nft", "add rule "+table+" nat IP-MASQ-AGENT counter")
 		}
@@ -55,7 +56,7 @@ func (w watched) counts(tb testing.TB) iptables.Counts {
 	return w.watch.Counts()
 }
 
-func (w watched) becomesPending(tb testing.TB) iptables.Change {
+func (w watched) becomesPending(tb testing.TB) notify.Change {
 	tb.Helper()
 	timeout := time.After(10 * time.Second)
 	for {
@@ -187,7 +188,7 @@ func TestOtherChangesAreNotTold(t *testing.T) {
 func TestLostNotifications(t *testing.T) {
 	n := place{iptables.NFT, ruleset.IPv4}.node(t)
 	n.apply(t, n.spare("10.0.0.0/8"))
-	var watch *iptables.Watch
+	var watch *notify.Watch
 	err := n.Do(func() (err error) {
 		watch, err = n.kernel.Watch("IP-MASQ-AGENT", []ruleset.Family{ruleset.IPv4})
 		return err
@@ -203,7 +204,7 @@ func TestLostNotifications(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- watch.Run(ctx) }()
-	if by := w.becomesPending(t); by != (iptables.Change{}) {
+	if by := w.becomesPending(t); by != (notify.Change{}) {
 		t.Errorf("what was lost is told to be by %+v", by)
 	}
 	if counts := w.counts(t); counts.Losses == 0 { // and listening goes on
@@ -234,7 +235,7 @@ func TestSettledBeforeTold(t *testing.T) {
 	n := place{iptables.NFT, ruleset.IPv4}.node(t)
 	want := n.spare("10.0.0.0/8")
 	n.apply(t, want)
-	var watch *iptables.Watch
+	var watch *notify.Watch
 	err := n.Do(func() (err error) {
 		watch, err = n.kernel.Watch("IP-MASQ-AGENT", []ruleset.Family{ruleset.IPv4})
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -20,18 +21,18 @@ type gossip struct {
 	mutex           sync.Mutex
 	changes         chan struct{}
 	counted, latest int // changes: all, and the last one that is not settled
-	by              iptables.Change
+	by              notify.Change
 }
 
 // gossips makes the kernel of a world tell.
 func (w *world) gossips() *gossip {
 	g := &gossip{changes: make(chan struct{}, 1)}
-	w.notices, w.syncer.foreign = g.changes, g
-	w.kernel.told = func() { g.tell(iptables.Change{Program: "iptables-nft-re", PID: 7}) }
+	w.notices, w.syncer.witness = g.changes, g
+	w.kernel.told = func() { g.tell(notify.Change{Program: "iptables-nft-re", PID: 7}) }
 	return g
 }
 
-func (g *gossip) tell(by iptables.Change) {
+func (g *gossip) tell(by notify.Change) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
 	g.counted++
@@ -42,11 +43,11 @@ func (g *gossip) tell(by iptables.Change) {
 	}
 }
 
-func (g *gossip) Pending() (iptables.Change, bool) {
+func (g *gossip) Pending() (notify.Change, bool) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
 	if g.latest == 0 {
-		return iptables.Change{}, false
+		return notify.Change{}, false
 	}
 	return g.by, true
 }
@@ -67,7 +68,7 @@ func (g *gossip) Look() (settle func()) {
 // firewalld flushes our chain, and the kernel tells it.
 func (w *world) firewalld(g *gossip) {
 	w.kernel.flush()
-	g.tell(iptables.Change{Program: "firewalld", PID: 4711})
+	g.tell(notify.Change{Program: "firewalld", PID: 4711})
 }
 
 // TestOthersChangesWake: within moments, though the tick is an hour away.
