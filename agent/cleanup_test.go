@@ -236,6 +236,12 @@ func TestCleanupOnExit(t *testing.T) {
 					}
 					return ""
 				})
+				eventually(t, "the configuration is kept", func() string {
+					if _, err := os.Stat(filepath.Join(state, "last-valid")); err != nil {
+						return err.Error()
+					}
+					return ""
+				})
 				must(t, a.command.Process.Signal(test.signal))
 				_ = a.command.Wait() // the status tells
 				if status := a.command.ProcessState.ExitCode(); status != test.status {
