@@ -88,8 +88,8 @@ type cidrInput struct {
 }
 
 func cidrInputOf(c *config.Config, e element) cidrInput {
-	path, prefix := config.ElementPath(e.key, e.index), c.CIDRs(e.key)[e.index]
-	return cidrInput{prefix.String(), familyOf(prefix), path, c.At(path).Line}
+	place, prefix := c.Element(e.key, e.index), c.CIDRs(e.key)[e.index]
+	return cidrInput{prefix.String(), familyOf(prefix), place.Path, place.Line}
 }
 
 // listed is an element of the list itself.
@@ -395,7 +395,7 @@ func (d *document) disabledInput() ast.Value {
 		})
 		path := config.KeyNonMasqueradeCIDRs // several CIDRs together
 		if i >= 0 {
-			path = config.ElementPath(path, i)
+			path = d.new.config.Element(path, i).Path
 		}
 		family := addressFamilies[0]
 		if name != family.name {
@@ -412,7 +412,7 @@ func (d *document) linkLocalInput() ast.Value {
 	return array(d.facts.linkLocal, func(l linkLocal) ast.Value {
 		cidr, path := "", config.KeyNonMasqueradeCIDRs
 		if l.index >= 0 {
-			cidr, path = d.new.config.NonMasquerade[l.index].String(), config.ElementPath(path, l.index)
+			cidr, path = d.new.config.NonMasquerade[l.index].String(), d.new.config.Element(path, l.index).Path
 		}
 		return ast.NewObject(
 			item("key", l.key), item("range", l.within.String()), item("cidr", cidr), item("path", path))

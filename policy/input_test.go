@@ -182,7 +182,7 @@ func TestInput(t *testing.T) {
   "problems": [{
     "code": "unknown-key", "severity": "suspicious", "path": "foo", "line": 5, "column": 1, "text": "foo",
     "message": "\"foo\" is not a key of the configuration, so agents ignore it",
-    "remedy": "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs"
+    "remedy": "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs, nodeOverrides"
   }],
   "object": {"config_alone": true, "data_keys": ["config"], "binary_keys": [], "likely_key": null},
   "cluster": {

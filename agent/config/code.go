@@ -33,9 +33,12 @@ const (
 
 // Codes of values.
 const (
-	CodeWrongType       Code = "wrong-type"        // fatal: text for a number, a number for a duration and the like
-	CodeNullElement     Code = "null-element"      // fatal: the upstream agent puts a default in its place
-	CodeTooManyCIDRs    Code = "too-many-cidrs"    // fatal: more than MaxCIDRs
+	CodeWrongType    Code = "wrong-type"     // fatal: text for a number, a number for a duration and the like
+	CodeNullElement  Code = "null-element"   // fatal: the upstream agent puts a default in its place
+	CodeTooManyCIDRs Code = "too-many-cidrs" // fatal: more than MaxCIDRs
+
+	CodeTooManyOverrides Code = "too-many-overrides" // fatal: more than MaxOverrides
+
 	CodeBadCIDR         Code = "bad-cidr"          // fatal: not a CIDR
 	CodeHostBits        Code = "host-bits"         // fatal, for Cilium suspicious: a CIDR whose address lies inside the range
 	CodeMaskLeadingZero Code = "mask-leading-zero" // fatal: 10.0.0.0/08, which iptables refuses
@@ -43,11 +46,14 @@ const (
 	CodeIPv6Disabled    Code = "ipv6-disabled"     // fatal: an IPv6 CIDR while the agent runs without --enable-ipv6
 	CodeCIDRLimit       Code = "cidr-limit"        // fatal: more CIDRs than cidrLimit
 	CodeContradiction   Code = "contradiction"     // fatal: the same range is spared and excepted
+	CodeNoLabels        Code = "no-labels"         // fatal: an override that does not say for which nodes it is
+	CodeBadLabel        Code = "bad-label"         // fatal: a label that no node can have
 	CodeBadDuration     Code = "bad-duration"      // fatal: not a Go duration
 	CodeResyncTooShort  Code = "resync-too-short"  // fatal: below a second the upstream agent spins
 
 	CodeYAML11Bool  Code = "yaml11-bool"           // suspicious: yes, on and the like are booleans in YAML 1.1 only
 	CodeOctalNumber Code = "octal-number"          // suspicious: 010 is 8
+	CodeUnreachable Code = "unreachable-override"  // suspicious: an earlier override matches first, whatever the node
 	CodeIneffective Code = "ineffective-exception" // suspicious: an exception where nothing is spared
 )
 

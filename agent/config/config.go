@@ -31,6 +31,7 @@ const (
 // Keys that this project's agent alone knows; the others ignore them.
 const (
 	KeyMasqueradeCIDRs = "masqueradeCIDRs"
+	KeyNodeOverrides   = "nodeOverrides"
 )
 
 // keys are the keys above in their order, which is that of Defaulted and Format.
@@ -38,7 +39,7 @@ const (
 //nolint:gochecknoglobals // a constant in all but the language
 var keys = [...]string{
 	KeyNonMasqueradeCIDRs, KeyMasqLinkLocal, KeyMasqLinkLocalIPv6, KeyResyncInterval, KeyCIDRLimit,
-	KeyMasqueradeCIDRs,
+	KeyMasqueradeCIDRs, KeyNodeOverrides,
 }
 
 // upstreamKeys is how many of the keys, from the first, the upstream agent has.
@@ -54,6 +55,10 @@ type Config struct {
 	Resync                  time.Duration  // at least one second
 	CIDRLimit               int            // NonMasquerade and Masquerade together hold no more than this; link-local does not count
 
+	// Overrides are for some nodes only; see On. They are no part of what holds
+	// elsewhere, and no Config in them has any.
+	Overrides []Override
+
 	// Defaulted holds the upstream agent's keys that the text does not have, in the
 	// order of the constants above. The other keys have no default: absent, they
 	// change nothing.
@@ -66,6 +71,8 @@ type Config struct {
 type positions struct {
 	keys     [len(keys)]Position
 	elements [listCount][]Position
+
+	scopes [len(keys)]string // what stands before each key in its path: "nodeOverrides[1]." for what an override sets
 }
 
 // list is which of the lists of CIDRs.
@@ -84,8 +91,15 @@ func (l list) key() string {
 	return KeyNonMasqueradeCIDRs
 }
 
-// path is the path of an element.
-func (l list) path(i int) string { return ElementPath(l.key(), i) }
+// elementPath is the path of an element of the list at path.
+func elementPath(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
+
+// Place is where a value stands.
+type Place struct {
+	Path string // "nonMasqueradeCIDRs[2]"
+
+	Position // zero for a default
+}
 
 // Position is a place in the text, both counted from 1; columns count bytes. The
 // zero Position means: not in the text.
@@ -117,29 +131,62 @@ func Default() Config {
 func (c Config) ListAbsent() bool { return slices.Contains(c.Defaulted, KeyNonMasqueradeCIDRs) }
 
 // At returns where in the text the value with this path stands: a key, or
-// "nonMasqueradeCIDRs[2]". The Position is zero when the text does not have it.
+// "nonMasqueradeCIDRs[2]", or one in an override, "nodeOverrides[1].masqLinkLocal". The
+// Position is zero when the text does not have it.
 func (c Config) At(path string) Position {
+	if rest, ok := strings.CutPrefix(path, KeyNodeOverrides+"["); ok && len(c.Overrides) > 0 {
+		number, _, _ := strings.Cut(rest, "]")
+		i, err := strconv.Atoi(number)
+		if err != nil || i < 0 || i >= len(c.Overrides) {
+			return Position{}
+		}
+		if path == elementPath(KeyNodeOverrides, i) {
+			return c.Overrides[i].at
+		}
+		return c.Overrides[i].Config.At(path)
+	}
 	if c.at == nil {
 		return Position{}
 	}
-	if key := slices.Index(keys[:], path); key >= 0 {
-		return c.at.keys[key]
-	}
-	for l := range listCount {
-		index, ok := strings.CutPrefix(path, l.key()+"[")
+	for k, key := range keys {
+		rest, ok := strings.CutPrefix(path, c.at.scopes[k]+key)
 		if !ok {
 			continue
 		}
-		i, err := strconv.Atoi(strings.TrimSuffix(index, "]"))
-		if err == nil && i >= 0 && i < len(c.at.elements[l]) && path == l.path(i) {
-			return c.at.elements[l][i]
+		if rest == "" {
+			return c.at.keys[k]
 		}
+		i, err := strconv.Atoi(strings.Trim(rest, "[]"))
+		if err != nil || elementPath("", i) != rest {
+			continue
+		}
+		return c.Element(key, i).Position
 	}
 	return Position{}
 }
 
-// ElementPath is the path of an element of the list that a key holds.
-func ElementPath(key string, i int) string { return key + "[" + strconv.Itoa(i) + "]" }
+// Key is where a key stands, or would stand.
+func (c Config) Key(key string) Place {
+	k := slices.Index(keys[:], key)
+	if k < 0 || c.at == nil {
+		return Place{Path: key}
+	}
+	return Place{c.at.scopes[k] + key, c.at.keys[k]}
+}
+
+// Element is where an element of the list stands that a key holds.
+func (c Config) Element(key string, i int) Place {
+	place := Place{Path: elementPath(c.Key(key).Path, i)}
+	if c.at == nil {
+		return place
+	}
+	for l := range listCount {
+		if l.key() == key && i >= 0 && i < len(c.at.elements[l]) {
+			place.Position = c.at.elements[l][i]
+		}
+	}
+	return place
+}
 
 // CIDRs is the list that a key holds; nil for a key that holds none.
 func (c Config) CIDRs(key string) []netip.Prefix {
@@ -158,7 +205,7 @@ func (c Config) Equal(other Config) bool {
 		c.MasqueradeLinkLocal == other.MasqueradeLinkLocal &&
 		c.MasqueradeLinkLocalIPv6 == other.MasqueradeLinkLocalIPv6 &&
 		c.Resync == other.Resync && c.CIDRLimit == other.CIDRLimit &&
-		slices.Equal(c.Defaulted, other.Defaulted)
+		slices.Equal(c.Defaulted, other.Defaulted) && slices.EqualFunc(c.Overrides, other.Overrides, Override.equal)
 }
 
 // Severity tells what a Problem does to the agent.

@@ -338,12 +338,12 @@ func TestCodesTested(t *testing.T) {
 		}
 		tests.Write(text)
 	}
-	codes := regexp.MustCompile(`(Code\w+) +Code +=`).FindAllStringSubmatch(string(source), -1)
+	codes := regexp.MustCompile(`(Code\w+) +Code += "([a-z0-9-]+)"`).FindAllStringSubmatch(string(source), -1)
 	if len(codes) < 30 {
 		t.Errorf("found only %d codes", len(codes))
 	}
 	for _, code := range codes {
-		if !regexp.MustCompile(`config\.` + code[1] + `\b`).MatchString(tests.String()) {
+		if !regexp.MustCompile(`config\.` + code[1] + `\b|(fatal|suspicious) ` + code[2] + ` `).MatchString(tests.String()) {
 			t.Errorf("no test has a problem with %s", code[1])
 		}
 	}

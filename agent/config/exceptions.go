@@ -24,12 +24,11 @@ func (c Config) contradictions(first int, add func(Problem)) {
 		if !both {
 			continue
 		}
-		at := c.At(excepted.path(i))
+		at, listed := c.Element(KeyMasqueradeCIDRs, i), c.Element(KeyNonMasqueradeCIDRs, other)
 		p := Problem{
-			Code: CodeContradiction, Path: excepted.path(i), Line: at.Line, Column: at.Column, Text: prefix.String(),
-			Message: fmt.Sprintf("%s is in both lists: %s in line %d spares it", quote(prefix.String()),
-				spared.path(other), c.At(spared.path(other)).Line),
-			Remedy: "keep it in one of the two lists",
+			Code: CodeContradiction, Path: at.Path, Line: at.Line, Column: at.Column, Text: prefix.String(),
+			Message: fmt.Sprintf("%s is in both lists: %s in line %d spares it", quote(prefix.String()), listed.Path, listed.Line),
+			Remedy:  "keep it in one of the two lists",
 		}
 		if c.ListAbsent() {
 			p.Message = quote(prefix.String()) + " is a default range of " + KeyNonMasqueradeCIDRs + ", which the text does not have"
@@ -82,16 +81,16 @@ func (c Config) ineffective(add func(Problem)) {
 		if e.list == spared || within.list == spared {
 			continue
 		}
-		at := c.At(excepted.path(e.index))
+		at := c.Element(KeyMasqueradeCIDRs, e.index)
 		p := Problem{
-			Code: CodeIneffective, Severity: Suspicious, Path: excepted.path(e.index), Line: at.Line, Column: at.Column,
+			Code: CodeIneffective, Severity: Suspicious, Path: at.Path, Line: at.Line, Column: at.Column,
 			Text:    e.prefix.String(),
 			Message: quote(e.prefix.String()) + " lies in no range that is spared, so it is masqueraded anyway",
 			Remedy:  "remove it",
 		}
 		if within.prefix.IsValid() {
 			p.Message = fmt.Sprintf("%s lies inside the exception %s (%s), so it has no effect", quote(e.prefix.String()),
-				within.prefix, excepted.path(within.index))
+				within.prefix, c.Element(KeyMasqueradeCIDRs, within.index).Path)
 		}
 		add(p)
 	}

@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,29 +15,11 @@ import (
 // place of an absent list is therefore not in the text.
 func (c Config) Format() []byte {
 	var b bytes.Buffer
-	absent := make(map[string]bool, len(keys))
-	for _, key := range c.Defaulted {
-		absent[key] = true
-	}
-	absent[KeyMasqueradeCIDRs] = len(c.Masquerade) == 0
 	for _, key := range keys {
-		if absent[key] {
-			continue
-		}
-		b.WriteString(key)
-		switch key {
-		case KeyNonMasqueradeCIDRs:
-			writeList(&b, c.NonMasquerade)
-		case KeyMasqueradeCIDRs:
-			writeList(&b, c.Masquerade)
-		case KeyMasqLinkLocal:
-			b.WriteString(": " + strconv.FormatBool(c.MasqueradeLinkLocal) + "\n")
-		case KeyMasqLinkLocalIPv6:
-			b.WriteString(": " + strconv.FormatBool(c.MasqueradeLinkLocalIPv6) + "\n")
-		case KeyResyncInterval:
-			b.WriteString(": " + formatDuration(c.Resync) + "\n")
-		case KeyCIDRLimit:
-			b.WriteString(": " + strconv.Itoa(c.CIDRLimit) + "\n")
+		absent := slices.Contains(c.Defaulted, key) || key == KeyMasqueradeCIDRs && len(c.Masquerade) == 0 ||
+			key == KeyNodeOverrides && len(c.Overrides) == 0
+		if !absent {
+			c.writeKey(&b, "", key)
 		}
 	}
 	if b.Len() == 0 {
@@ -45,14 +28,42 @@ func (c Config) Format() []byte {
 	return b.Bytes()
 }
 
-func writeList(b *bytes.Buffer, list []netip.Prefix) {
+// writeKey writes a key with its value; indent is that of its line.
+func (c Config) writeKey(b *bytes.Buffer, indent, key string) {
+	b.WriteString(indent + key + ":")
+	switch key {
+	case KeyNonMasqueradeCIDRs, KeyMasqueradeCIDRs:
+		writeList(b, indent, c.CIDRs(key))
+	case KeyMasqLinkLocal:
+		b.WriteString(" " + strconv.FormatBool(c.MasqueradeLinkLocal) + "\n")
+	case KeyMasqLinkLocalIPv6:
+		b.WriteString(" " + strconv.FormatBool(c.MasqueradeLinkLocalIPv6) + "\n")
+	case KeyResyncInterval:
+		b.WriteString(" " + formatDuration(c.Resync) + "\n")
+	case KeyCIDRLimit:
+		b.WriteString(" " + strconv.Itoa(c.CIDRLimit) + "\n")
+	case KeyNodeOverrides:
+		b.WriteString("\n")
+		for _, o := range c.Overrides {
+			b.WriteString("  - " + keyMatchLabels + ":\n")
+			for _, label := range o.MatchLabels { // quoted, since it may look like a number
+				b.WriteString("      " + strconv.Quote(label.Key) + ": " + strconv.Quote(label.Value) + "\n")
+			}
+			for _, key := range o.Sets {
+				o.Config.writeKey(b, "    ", key)
+			}
+		}
+	}
+}
+
+func writeList(b *bytes.Buffer, indent string, list []netip.Prefix) {
 	if len(list) == 0 {
-		b.WriteString(": []\n")
+		b.WriteString(" []\n")
 		return
 	}
-	b.WriteString(":\n")
+	b.WriteString("\n")
 	for _, prefix := range list {
-		b.WriteString("  - " + prefix.String() + "\n")
+		b.WriteString(indent + "  - " + prefix.String() + "\n")
 	}
 }
 

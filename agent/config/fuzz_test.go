@@ -40,7 +40,7 @@ func FuzzParse(f *testing.F) {
 // get further than mutated bytes do.
 func TestParseComposed(t *testing.T) {
 	parts := []string{
-		"nonMasqueradeCIDRs:", "nonmasqueradecidrs:", "masqLinkLocal:", "resyncInterval:", "cidrLimit:", "CIDRLIMIT:", "masqueradeCIDRs:", "masqueradecidrs:", "x:", "\"x\":", "?", ":", "-", "- -",
+		"nonMasqueradeCIDRs:", "nonmasqueradecidrs:", "masqLinkLocal:", "resyncInterval:", "cidrLimit:", "CIDRLIMIT:", "masqueradeCIDRs:", "masqueradecidrs:", "nodeOverrides:", "nodeOverrides: [{matchLabels: {a: b}, ", "- matchLabels: {a: b}", "matchLabels: {a: b}", "x:", "\"x\":", "?", ":", "-", "- -",
 		"10.0.0.0/8", "10.0.0.1/8", "'fd00::/8'", "\"10.0.0.0/8\"", "::/0", "true", "yes", "Off", "y", "~", "null", "''", "60s", "0s", "5", "010", "0x1f", "1e2", "1_0", ".nan", "08",
 		"&a", "*a", "<<:", "<<: *a", "!!str", "!!int", "!x", "!", "{", "}", "[", "]", ",", "[]", "{}", "{a: b}", "[a, b]", "|", ">", "|-", "\"", "'", "\\", "#", "# c", "---", "...", "%YAML 1.1",
 		"\n", "\n", "\n", "\n", "\n", "\n", "\n  ", "\n ", "\n    ", "\n- ", "\n  - ", " ", " ", " ", "\t", "\r\n", "\r", "\u0085", "\ufeff", "\u00a0", "ü",
@@ -111,7 +111,7 @@ func checkText(t *testing.T, text []byte) {
 
 // ofOurs tells that a problem is about a key that the upstream agent does not read.
 func ofOurs(p config.Problem) bool {
-	return strings.HasPrefix(p.Path, "masqueradeCIDRs") || p.Code == config.CodeCIDRLimit && strings.Contains(p.Message, "exceptions")
+	return strings.HasPrefix(p.Path, "masqueradeCIDRs") || strings.HasPrefix(p.Path, "nodeOverrides") || p.Code == config.CodeCIDRLimit && strings.Contains(p.Message, "exceptions")
 }
 
 // checkCilium compares what Parse makes of a text for Cilium with what that does.
@@ -233,6 +233,19 @@ func checkAccepted(t *testing.T, c config.Config) {
 			t.Errorf("exception %d has no position", i)
 		}
 	}
+	for i, o := range c.Overrides {
+		if len(o.MatchLabels) == 0 || len(o.Config.Overrides) > 0 || c.At(fmt.Sprintf("nodeOverrides[%d]", i)).Line == 0 {
+			t.Errorf("no proper override: %+v", o)
+		}
+		if len(o.Config.NonMasquerade)+len(o.Config.Masquerade) > c.CIDRLimit || o.Config.Resync != c.Resync {
+			t.Errorf("override %d beyond limits: %+v", i, o)
+		}
+		for n, prefix := range o.Config.Masquerade {
+			if slices.Contains(o.Config.NonMasquerade, prefix) || o.Config.Element("masqueradeCIDRs", n).Line == 0 {
+				t.Errorf("no proper exception in override %d: %v", i, prefix)
+			}
+		}
+	}
 	if len(c.NonMasquerade)+len(c.Masquerade) > min(c.CIDRLimit, 2*config.MaxCIDRs) || c.Resync < time.Second {
 		t.Errorf("beyond limits: %+v", c)
 	}
@@ -262,6 +275,9 @@ func seeds() []string {
 		"nonMasqueradeCIDRs: [10.0.0.0/33]\nnonmasqueradecidrs: [10.0.0.1/8]\ncidrLimit: 0\nresyncInterval: [x]\n",
 		"{\"nonMasqueradeCIDRs\":[\"10.0.0.0\\/8\", \"10.0.0.1/8\"], \"cidrLimit\": {}}",
 		"nonMasqueradeCIDRs: 10.0.0.0/8, 172.16.0.0/12\n",
+		"nodeOverrides:\n- matchLabels: {pool: edge, \"a.b/c\": \"1\"}\n  nonMasqueradeCIDRs: [10.0.0.0/8]\n  masqueradeCIDRs:\n  - 10.1.0.0/16\n  masqLinkLocal: true\n- matchLabels:\n    pool: \"\"\n  masqLinkLocalIPv6: yes\n",
+		"nodeOverrides: [{matchLabels: {a: b}, cidrLimit: 5}, ~, x, {}, {matchLabels: {}}, {matchLabels: {a: 1, -: c, d: []}}]\nmasqueradeCIDRs: [10.1.0.0/16]\n",
+		"{\"nodeOverrides\": [{\"matchLabels\": {\"a\": \"b\"}, \"nonMasqueradeCIDRs\": []}, {\"MatchLabels\": {\"a\": \"b\", \"a\": \"c\"}}]}",
 		"nonMasqueradeCIDRs:\n- 10.0.0.0/8\nmasqueradeCIDRs:\n- 10.1.0.0/16\n- 10.0.0.0/8\n", "masqueradeCIDRs: [10.0.0.0/8, 10.1.0.1/16, ~]\n",
 		"masqueradeCIDRs:\n- \"fd00::/8\"\nMasqueradeCIDRs: []\ncidrLimit: 3\n", "{\"masqueradeCIDRs\":[\"10.9.0.0/16\"],\"cidrLimit\":4}",
 		"nonMasqueradeCIDRs:\nmasqLinkLocal:\ncidrLimit: ~\n",

@@ -77,7 +77,10 @@ func (r *jsonReader) value(depth int) value {
 	switch c {
 	case '{':
 		v.kind = mappingKind
-		r.mapping(depth, func(name string, _ Position, _ value) { v.keys = append(v.keys, name) })
+		r.mapping(depth, func(name string, at Position, inner value) {
+			v.keys = append(v.keys, name)
+			v.fields = append(v.fields, field{name, at, inner})
+		})
 	case '[':
 		v.kind = listKind
 		elements, _, _ := strings.Cut(r.text[r.offset:], "]")

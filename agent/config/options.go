@@ -8,7 +8,7 @@ import (
 // For returns what an agent with these flags makes of c. It reports what the
 // flags make fatal: an IPv6 CIDR without IPv6, a default list over the limit or
 // against an exception; and exceptions without effect, which depends on the flags as
-// well. It does not report again what Parse has. The Config of a refusal is c itself.
+// well; of each override too. It does not report again what Parse has. The Config of a refusal is c itself.
 func (c Config) For(options Options) (Config, []Problem) {
 	var r report
 	effective := c
@@ -27,15 +27,18 @@ func (c Config) For(options Options) (Config, []Problem) {
 		for l := range listCount {
 			for i, prefix := range effective.CIDRs(l.key()) {
 				if prefix.Addr().Is6() {
-					r.add(ipv6Disabled(l.path(i), c.At(l.path(i)), prefix))
+					r.add(ipv6Disabled(c.Element(l.key(), i), prefix))
 				}
 			}
 		}
 	}
+	if !r.anyFatal {
+		effective.ineffective(r.add)
+	}
+	effective.Overrides = effective.overridesFor(options, &r)
 	if r.anyFatal {
 		return c, r.list()
 	}
-	effective.ineffective(r.add)
 	return effective, r.list()
 }
 
@@ -52,14 +55,14 @@ func (c Config) foreign(r *report) Config {
 			Remedy:  "remove it",
 		})
 	}
-	c.Masquerade = nil
+	c.Masquerade, c.Overrides = nil, nil
 	return c
 }
 
-func ipv6Disabled(path string, at Position, prefix netip.Prefix) Problem {
+func ipv6Disabled(at Place, prefix netip.Prefix) Problem {
 	return Problem{
 		Code:    CodeIPv6Disabled,
-		Path:    path,
+		Path:    at.Path,
 		Line:    at.Line,
 		Column:  at.Column,
 		Text:    prefix.String(),

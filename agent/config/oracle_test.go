@@ -88,6 +88,13 @@ func upstreamStrict(text []byte) (c upstreamConfig, err error) {
 		upstreamConfig
 
 		MasqueradeCIDRs []string `json:"masqueradeCIDRs"`
+		NodeOverrides   []struct {
+			MatchLabels        map[string]string `json:"matchLabels"`
+			NonMasqueradeCIDRs []string          `json:"nonMasqueradeCIDRs"`
+			MasqueradeCIDRs    []string          `json:"masqueradeCIDRs"`
+			MasqLinkLocal      bool              `json:"masqLinkLocal"`
+			MasqLinkLocalIPv6  bool              `json:"masqLinkLocalIPv6"`
+		} `json:"nodeOverrides"`
 	}{upstreamConfig: upstreamDefaults()}
 	if !isJSON(text) {
 		if text, err = yaml.YAMLToJSONStrict(text); err != nil {

@@ -129,6 +129,7 @@ func (p *parser) interpret(doc document) Config {
 	p.config = p.consumer.listless()
 	p.config.at = &positions{}
 	var lists [listCount]*value
+	var overrides *value
 	var seen [len(keys)]string // the names by which the keys were met
 	manifest := p.checkManifest(doc)
 	for i := range doc.fields {
@@ -157,15 +158,17 @@ func (p *parser) interpret(doc document) Config {
 		switch keys[key] {
 		case KeyNonMasqueradeCIDRs:
 			if earlier := lists[spared]; earlier != nil && p.consumer == Cilium {
-				p.readList(spared, earlier.list) // it reads each range as it comes, also of a list that is overridden
+				p.readList(&p.config, spared, earlier.list) // it reads each range as it comes, also of a list that is overridden
 			}
-			if p.isList(spared, &f.value) {
+			if p.isList(keys[key], &f.value) {
 				lists[spared] = &f.value
 			}
 		case KeyMasqueradeCIDRs:
-			if p.isList(excepted, &f.value) {
+			if p.isList(keys[key], &f.value) {
 				lists[excepted] = &f.value
 			}
+		case KeyNodeOverrides:
+			overrides = &f.value
 		case KeyMasqLinkLocal:
 			p.readBool(keys[key], f, &p.config.MasqueradeLinkLocal)
 		case KeyMasqLinkLocalIPv6:
@@ -183,16 +186,16 @@ func (p *parser) interpret(doc document) Config {
 		p.config.NonMasquerade = nil // until readList
 	}
 	if lists[spared] != nil {
-		p.config.NonMasquerade = p.readList(spared, lists[spared].list)
+		p.config.NonMasquerade = p.readList(&p.config, spared, lists[spared].list)
 	}
 	if lists[excepted] != nil && len(lists[excepted].list) > 0 {
-		p.config.Masquerade = p.readList(excepted, lists[excepted].list)
+		p.config.Masquerade = p.readList(&p.config, excepted, lists[excepted].list)
 	}
 	p.checkLimit()
-	p.config.contradictions(0, func(problem Problem) {
-		problem.Text = p.scalar(Position{problem.Line, problem.Column}, problem.Text)
-		p.add(problem)
-	})
+	p.config.contradictions(0, func(problem Problem) { p.add(p.shown(problem)) })
+	if overrides != nil {
+		p.readOverrides(overrides)
+	}
 	return p.config
 }
 

@@ -950,7 +950,7 @@ func TestParse(t *testing.T) {
 				{
 					Code: config.CodeUnknownKey, Severity: config.Suspicious, Path: "x", Line: 1, Column: 1, Text: "x",
 					Message: `"x" is not a key of the configuration, so agents ignore it`,
-					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs",
+					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs, nodeOverrides",
 				},
 				{
 					Code: config.CodeBadCIDR, Severity: config.Fatal, Path: "nonMasqueradeCIDRs[0]", Line: 2, Column: 22, Text: "\"ü\"",
@@ -977,7 +977,7 @@ func TestParse(t *testing.T) {
 				{
 					Code: config.CodeUnknownKey, Severity: config.Suspicious, Path: "base", Line: 1, Column: 1, Text: "base",
 					Message: `"base" is not a key of the configuration, so agents ignore it`,
-					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs",
+					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs, nodeOverrides",
 				},
 				{
 					Code: config.CodeDuplicateKey, Severity: config.Suspicious, Path: "cidrLimit", Line: 2, Column: 1, Text: "cidrLimit",
@@ -1031,7 +1031,7 @@ func TestParse(t *testing.T) {
 				{
 					Code: config.CodeUnknownKey, Severity: config.Suspicious, Path: "x", Line: 1, Column: 1, Text: "x",
 					Message: `"x" is not a key of the configuration, so agents ignore it`,
-					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs",
+					Remedy:  "remove it; the keys are nonMasqueradeCIDRs, masqLinkLocal, masqLinkLocalIPv6, resyncInterval, cidrLimit, masqueradeCIDRs, nodeOverrides",
 				},
 				{
 					Code: config.CodeNotFinite, Severity: config.Fatal, Path: "x", Line: 1, Column: 4, Text: ".inf",

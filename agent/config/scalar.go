@@ -30,8 +30,11 @@ type value struct {
 	text string  // of a string its content, of other scalars how they are spelled
 	json string  // of a number or boolean, the way JSON spells it: "8" for 010
 	list []value // of a list its elements
-	keys []string
-	at   Position
+
+	keys   []string // of a mapping the names of its fields, and these
+	fields []field
+
+	at Position
 }
 
 // yamlFloat is what YAML 1.1 takes for a number if it is not an integer.

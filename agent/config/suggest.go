@@ -19,17 +19,17 @@ var flagsAsKeys = map[string]string{
 
 // suggestKey tells what the author of an unknown key may have meant.
 func suggestKey(name string) string {
-	bare := strings.ToLower(strings.Map(func(r rune) rune {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) {
-			return r
-		}
-		return -1
-	}, name))
-	if flag, ok := flagsAsKeys[bare]; ok {
+	if flag, ok := flagsAsKeys[bareName(name)]; ok {
 		return "remove it; " + flag + " is a flag of the agent, not a key"
 	}
+	return suggest(name, keys[:])
+}
+
+// suggest tells which of some names may be meant.
+func suggest(name string, known []string) string {
+	bare := bareName(name)
 	best, least := "", len(bare)+1
-	for _, key := range keys {
+	for _, key := range known {
 		if len(bare) >= 4 && strings.HasPrefix(strings.ToLower(key), bare) {
 			return "did you mean " + key + "?"
 		}
@@ -39,9 +39,19 @@ func suggestKey(name string) string {
 		}
 	}
 	if best == "" {
-		return "remove it; the keys are " + strings.Join(keys[:], ", ")
+		return "remove it; the keys are " + strings.Join(known, ", ")
 	}
 	return "did you mean " + best + "?"
+}
+
+// bareName is a name in the letters that count.
+func bareName(name string) string {
+	return strings.ToLower(strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			return r
+		}
+		return -1
+	}, name))
 }
 
 // distance counts the letters to insert, remove, replace or swap to turn a into b;

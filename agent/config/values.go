@@ -11,8 +11,7 @@ import (
 )
 
 // isList tells whether a value can be the list: null is an explicit empty one.
-func (p *parser) isList(l list, v *value) bool {
-	path := l.key()
+func (p *parser) isList(path string, v *value) bool {
 	switch v.kind {
 	case nullKind, listKind:
 		if len(v.list) > MaxCIDRs {
@@ -23,16 +22,16 @@ func (p *parser) isList(l list, v *value) bool {
 		}
 		for i := range v.list { // types count even in a list that is overridden
 			if e := &v.list[i]; e.kind != stringKind {
-				p.badElement(l.path(i), e)
+				p.badElement(elementPath(path, i), e)
 			}
 		}
 		return true
 	case brokenKind:
 		return false
 	case mappingKind:
-		p.wrongType(path, v, "a list of CIDRs", p.listRemedy(path, strings.Join(v.keys, " ")))
+		p.wrongType(path, v, "a list of CIDRs", p.listRemedy(lastKey(path), strings.Join(v.keys, " ")))
 	case boolKind, numberKind, stringKind:
-		p.wrongType(path, v, "a list of CIDRs", p.listRemedy(path, v.text))
+		p.wrongType(path, v, "a list of CIDRs", p.listRemedy(lastKey(path), v.text))
 	}
 	return false
 }
@@ -40,11 +39,7 @@ func (p *parser) isList(l list, v *value) bool {
 func (p *parser) badElement(path string, e *value) {
 	switch e.kind {
 	case nullKind:
-		text, at := p.scalar(e.at, e.text), e.at
-		if offset := p.offset(at); !p.json && offset > 0 && p.text[offset-1] == '-' { // a dash and nothing behind it
-			at.Column--
-			text = "-"
-		}
+		text, at := p.emptyElement(e)
 		message := "the element is empty; the upstream agent would put a default range in its place"
 		if p.consumer == Cilium {
 			message = "the element is empty, for which Cilium refuses the whole text"
@@ -60,13 +55,27 @@ func (p *parser) badElement(path string, e *value) {
 	}
 }
 
+// emptyElement is how an element without a value stands there.
+func (p *parser) emptyElement(e *value) (text string, at Position) {
+	text, at = p.scalar(e.at, e.text), e.at
+	if offset := p.offset(at); !p.json && offset > 0 && p.text[offset-1] == '-' { // a dash and nothing behind it
+		at.Column--
+		text = "-"
+	}
+	return text, at
+}
+
+// lastKey is the key at the end of a path.
+func lastKey(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
+
 // readList reads a list that is in force; isList has looked at the types.
-func (p *parser) readList(l list, values []value) []netip.Prefix {
+func (p *parser) readList(c *Config, l list, values []value) []netip.Prefix {
 	prefixes := make([]netip.Prefix, 0, len(values))
-	p.config.at.elements[l] = make([]Position, len(values))
+	c.at.elements[l] = make([]Position, len(values))
+	path := c.Key(l.key()).Path
 	for i := range values {
 		e := &values[i]
-		p.config.at.elements[l][i] = e.at
+		c.at.elements[l][i] = e.at
 		if e.kind != stringKind {
 			prefixes = append(prefixes, netip.Prefix{}) // refused already; it counts, and keeps its index
 			continue
@@ -81,7 +90,7 @@ func (p *parser) readList(l list, values []value) []netip.Prefix {
 				prefix, severity = taken, Suspicious
 			}
 			if !p.full(severity) {
-				p.add(Problem{f.code, severity, l.path(i), e.at.Line, e.at.Column, p.scalar(e.at, e.text), say(e.text, f.why), f.remedy})
+				p.add(Problem{f.code, severity, elementPath(path, i), e.at.Line, e.at.Column, p.scalar(e.at, e.text), say(e.text, f.why), f.remedy})
 			}
 		}
 		prefixes = append(prefixes, prefix)
@@ -95,11 +104,7 @@ func (p *parser) checkLimit() {
 	if p.noLimit || !p.config.exceeds(len(p.config.NonMasquerade)) {
 		return
 	}
-	problem := overLimit(p.config)
-	if at := p.config.At(problem.Path); at.Line > 0 {
-		problem.Text = p.scalar(at, problem.Path)
-	}
-	p.add(problem)
+	p.add(p.shown(overLimit(p.config)))
 }
 
 // exceeds tells whether a list of this length, with the exceptions, is too long.
@@ -108,27 +113,26 @@ func (c Config) exceeds(listed int) bool { return listed+len(c.Masquerade) > c.C
 // overLimit is the Problem of lists that are longer than cidrLimit.
 func overLimit(c Config) Problem {
 	count := len(c.NonMasquerade) + len(c.Masquerade)
-	what, path := "the list has", KeyNonMasqueradeCIDRs
+	what, key := "the list has", KeyNonMasqueradeCIDRs
 	if c.ListAbsent() {
-		what, path = "the default list, which applies, has", KeyCIDRLimit
+		what, key = "the default list, which applies, has", KeyCIDRLimit
 	}
 	if len(c.Masquerade) > 0 {
 		what = strings.TrimSuffix(what, "has") + "and its exceptions have"
 		if c.ListAbsent() {
-			what, path = "the default list, which applies, and its exceptions have", KeyMasqueradeCIDRs
+			what, key = "the default list, which applies, and its exceptions have", KeyMasqueradeCIDRs
 		}
 	}
 	problem := Problem{
 		Code:    CodeCIDRLimit,
-		Path:    path,
 		Message: fmt.Sprintf("%s %d CIDRs, more than cidrLimit, which is %d", what, count, c.CIDRLimit),
 		Remedy:  fmt.Sprintf("write %s: %d, or join neighbouring ranges into wider ones", KeyCIDRLimit, count),
 	}
 	if limit := Default().CIDRLimit; count <= limit {
 		problem.Remedy = fmt.Sprintf("remove %s, which is %d then", KeyCIDRLimit, limit)
 	}
-	at := c.At(problem.Path)
-	problem.Line, problem.Column = at.Line, at.Column
+	at := c.Key(key)
+	problem.Path, problem.Line, problem.Column = at.Path, at.Line, at.Column
 	return problem
 }
 
@@ -163,7 +167,7 @@ func (p *parser) readBool(key string, f *field, to *bool) {
 
 func (p *parser) keepsDefault(key string, f *field, in string) {
 	p.suspect(CodeNullValue, key, f.at, p.scalar(f.at, f.name), quote(f.name)+" has no value, so "+in+" stays in force",
-		"write "+p.pair(key, in)+", or remove the key")
+		"write "+p.pair(lastKey(key), in)+", or remove the key")
 }
 
 func (p *parser) readLimit(f *field) {

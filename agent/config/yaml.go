@@ -281,7 +281,10 @@ func (r *yamlReader) value(n *yaml.Node, depth int) value {
 	case yaml.MappingNode:
 		v := value{kind: mappingKind, at: r.start(target)}
 		before := len(r.problems)
-		r.mapping(target, depth, func(name string, _ Position, _ value) { v.keys = append(v.keys, name) })
+		r.mapping(target, depth, func(name string, at Position, inner value) {
+			v.keys = append(v.keys, name)
+			v.fields = append(v.fields, field{name, at, inner})
+		})
 		if len(r.problems) > before {
 			v.kind = brokenKind
 		}
