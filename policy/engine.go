@@ -253,6 +253,7 @@ func (e *Engine) Decide(ctx context.Context, req Request, cluster *Cluster) (dec
 	newText, oldText := e.read(req.Object), e.read(req.Old)
 	decision.Problems = newText.problems
 	decision.Findings, decision.Effect = e.judge(ctx, req, newText, oldText, cluster)
+	decision.NodeEffects = e.effects(newText, oldText, decision.Effect)
 	decision.Allowed = !slices.ContainsFunc(decision.Findings, func(f Finding) bool { return f.Action != Warn })
 	return decision
 }
@@ -278,6 +279,7 @@ func (e *Engine) judge(ctx context.Context, req Request, newText, oldText text, 
 	d, excused := e.documentOf(req, newText, oldText, cluster)
 	findings := loadFindings(newText)
 	findings = append(findings, e.ask(ctx, d)...)
+	findings = append(findings, e.askOverrides(ctx, d, findings)...)
 	findings = append(withoutEchoes(findings), excused...)
 	findings = e.params.relieve(findings, newText.config, req.Time)
 	sortFindings(findings)
@@ -310,6 +312,35 @@ func (e *Engine) effect(after, before text) Effect {
 		return Effect{}
 	}
 	return effectOf(before.layout.spared, after.layout.spared)
+}
+
+// effects compares the texts on nodes that overrides of either one are for, where that
+// is not what happens on all others.
+func (e *Engine) effects(after, before text, others Effect) []NodeEffect {
+	if !others.Known {
+		return nil
+	}
+	if after.absent {
+		after = e.defaults
+	}
+	if before.absent {
+		before = e.defaults
+	}
+	var effects []NodeEffect
+	told := map[string]bool{}
+	for _, o := range slices.Concat(after.config.Overrides, before.config.Overrides) {
+		selector := o.Selector()
+		if told[selector] {
+			continue
+		}
+		told[selector] = true
+		labels := o.Labels()
+		effect := effectOf(before.on(labels).layout.spared, after.on(labels).layout.spared)
+		if !effect.equal(others) {
+			effects = append(effects, NodeEffect{selector, effect})
+		}
+	}
+	return effects
 }
 
 func isFatal(p config.Problem) bool { return p.Severity == config.Fatal }

@@ -112,6 +112,59 @@ deny data["config"]:10 masqueradeCIDRs[4]: "10.244.9.0/24" lies inside the excep
 `,
 		},
 		{
+			name: "an override", request: update(good + "nodeOverrides:\n- matchLabels: {pool: edge}\n  masqueradeCIDRs: [10.200.0.0/16]\n"),
+		},
+		{
+			name: "overrides that are each at fault",
+			request: update(good + `- 10.1.0.0/16
+nodeOverrides:
+- matchLabels: {pool: edge}
+  nonMasqueradeCIDRs:
+  - 192.168.0.0/16
+  - 192.168.0.0/24
+- matchLabels: {pool: batch}
+  masqueradeCIDRs: [10.244.1.0/24, 10.200.0.0/16, 172.16.0.0/12]
+- matchLabels: {pool: open}
+  nonMasqueradeCIDRs: [0.0.0.0/0]
+  masqLinkLocal: true
+`),
+			want: `deny data["config"]:4 nonMasqueradeCIDRs[2]: 10.1.0.0/16 lies inside 10.0.0.0/8 (nonMasqueradeCIDRs[0], line 2), ` +
+				`so it has no effect; drop the line "- 10.1.0.0/16" [no-overlap]
+deny data["config"]:7 nodeOverrides[0].nonMasqueradeCIDRs: on nodes with pool=edge: the list does not cover pod range 10.244.1.0/24 (Node worker-1): ` +
+				`pods would be seen there with the address of their node, and dropped by firewalls; ` +
+				`add to nonMasqueradeCIDRs: - 10.244.1.0/24 [pod-cidrs-present]
+warn data["config"]:7 nodeOverrides[0].nonMasqueradeCIDRs: on nodes with pool=edge: the list does not cover service range 10.96.0.0/12 ` +
+				`(ServiceCIDR kubernetes): routed services would see the node's address; add to nonMasqueradeCIDRs: - 10.96.0.0/12 [service-cidrs-present]
+deny data["config"]:9 nodeOverrides[0].nonMasqueradeCIDRs[1]: on nodes with pool=edge: 192.168.0.0/24 lies inside 192.168.0.0/16 ` +
+				`(nodeOverrides[0].nonMasqueradeCIDRs[0], line 8), so it has no effect; drop the line "- 192.168.0.0/24" [no-overlap]
+deny data["config"]:11 nodeOverrides[1].masqueradeCIDRs[0]: on nodes with pool=batch: 10.244.1.0/24 takes pod range 10.244.1.0/24 (Node worker-1) ` +
+				`from the list: pods would be seen there with the address of their node, and dropped by firewalls; ` +
+				`drop the line "- 10.244.1.0/24", or except less [pod-cidrs-present]
+deny data["config"]:11 nodeOverrides[1].masqueradeCIDRs[2]: "172.16.0.0/12" lies in no range that is spared, so it is masqueraded anyway; ` +
+				`remove it [exceptions-inside-spared]
+deny data["config"]:13 nodeOverrides[2].nonMasqueradeCIDRs[0]: on nodes with pool=open: the list covers 0.0.0.0/0, so no ipv4 traffic is masqueraded, ` +
+				`that to the internet neither; list only ranges that can answer to pod addresses [masquerade-not-disabled]
+deny data["config"]:14 nodeOverrides[2].masqLinkLocal: on nodes with pool=open: masqLinkLocal asks to masquerade 169.254.0.0/16, ` +
+				`but 0.0.0.0/0 (nodeOverrides[2].nonMasqueradeCIDRs[0]) spares it, and the list wins; drop masqLinkLocal, or make the list spare less [link-local-consistent]
+`,
+		},
+		{
+			name:    "what an override takes over is at fault on its nodes alone",
+			request: update(good + "masqueradeCIDRs:\n- 10.200.0.0/16\nnodeOverrides:\n- matchLabels: {pool: edge}\n  masqLinkLocal: true\n- matchLabels: {pool: far}\n  nonMasqueradeCIDRs: [10.244.0.0/16, 192.168.0.0/16]\n"),
+			want: `deny data["config"]:5 masqueradeCIDRs[0]: with nodeOverrides[1]: "10.200.0.0/16" lies in no range that is spared, so it is masqueraded anyway; ` +
+				`remove it [exceptions-inside-spared]
+warn data["config"]:10 nodeOverrides[1].nonMasqueradeCIDRs: on nodes with pool=far: the list does not cover service range 10.96.0.0/12 ` +
+				`(ServiceCIDR kubernetes): routed services would see the node's address; add to nonMasqueradeCIDRs: - 10.96.0.0/12 [service-cidrs-present]
+`,
+		},
+		{
+			name: "a label that an earlier override takes", params: "rules: {service-cidrs-present: {action: off}}",
+			request: update(good + "nodeOverrides:\n- matchLabels: {a: b}\n- matchLabels: {a: b, c: d}\n"),
+			want: `deny data["config"]:6 nodeOverrides[1]: no node gets as far as here: nodeOverrides[0] in line 5 matches every node that this one does; ` +
+				`put it before that one, or remove it [no-ambiguous-yaml]
+`,
+		},
+		{
 			name: "soft and switched off", params: "rules: {no-overlap: {action: warn}, no-duplicate: {action: off}}",
 			request: update(good + "- 10.0.0.0/8\n- 10.1.0.0/16\n"),
 			want: `warn data["config"]:5 nonMasqueradeCIDRs[3]: 10.1.0.0/16 lies inside 10.0.0.0/8 ` +

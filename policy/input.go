@@ -29,6 +29,7 @@ type document struct {
 	facts    facts
 	cluster  *Cluster
 	params   ast.Value
+	override *override       // that new is about; nil: on all other nodes
 	read     map[string]bool // parts that custom rules read
 }
 
@@ -48,6 +49,7 @@ func (d *document) value() ast.Value {
 		"object":    objectInput(d.request),
 		partCluster: cluster,
 		"derived":   d.derivedInput(),
+		"override":  d.override.input(),
 		"params":    d.params,
 	})
 }

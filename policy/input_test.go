@@ -62,6 +62,7 @@ func awkwardTexts() []string {
 		"nonMasqueradeCIDRs: []\ncidrLimit: 0\n",
 		"nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\nmasqueradeCIDRs: [10.244.0.0/16, 11.0.0.0/8, \"fd00::/8\", 11.0.0.0/8]\n",
 		"nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\nmasqueradeCIDRs: [10.244.0.0/16, 192.168.0.7/32]\n",
+		"nodeOverrides: [{matchLabels: {\"a.b/c\": d}, nonMasqueradeCIDRs: [10.0.0.0/8], masqLinkLocal: true}]\n",
 	}
 }
 
@@ -201,6 +202,7 @@ func TestInput(t *testing.T) {
     "diff": {"now_masqueraded": ["192.168.0.0/16"], "no_longer_masqueraded": []},
     "disables_masquerade": false, "disabled": [], "link_local": [], "refused_ipv6": []
   },
+  "override": null,
   "params": {
     "consumer": "ip-masq-guard",
     "agent": {"ipv6": false, "reserved_ranges": false},

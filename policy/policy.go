@@ -6,6 +6,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -86,6 +87,16 @@ type Decision struct {
 	Findings []Finding // by line, then path, then rule; every one, without a limit
 	Effect   Effect
 	Problems []config.Problem // of the new text
+
+	// NodeEffects is the effect on nodes that overrides are for, the new text's
+	// first, where it is another one than Effect.
+	NodeEffects []NodeEffect
+}
+
+// NodeEffect is the Effect on some nodes.
+type NodeEffect struct {
+	Selector string // the labels of these nodes: "pool=edge,zone=a"
+	Effect
 }
 
 // Effect is what changes for traffic once agents have the new configuration,
@@ -97,6 +108,12 @@ type Effect struct {
 	NoLongerMasqueraded []netip.Prefix
 	NowOmitted          int // how many prefixes NowMasqueraded lacks; it is bounded
 	NoLongerOmitted     int // the same of NoLongerMasqueraded
+}
+
+func (e Effect) equal(other Effect) bool {
+	return e.Known == other.Known && slices.Equal(e.NowMasqueraded, other.NowMasqueraded) &&
+		slices.Equal(e.NoLongerMasqueraded, other.NoLongerMasqueraded) &&
+		e.NowOmitted == other.NowOmitted && e.NoLongerOmitted == other.NoLongerOmitted
 }
 
 // Source is one file of custom rules: *.rego, *_test.rego, which decide nothing, or

@@ -18,6 +18,16 @@ type text struct {
 	config   config.Config
 	layout   layout // of config
 	problems []config.Problem
+
+	overrides []text // config's, as texts of their own without problems
+}
+
+// on is the text as it holds on a node with these labels.
+func (t *text) on(labels map[string]string) *text {
+	if _, i := t.config.On(labels); i >= 0 && i < len(t.overrides) {
+		return &t.overrides[i]
+	}
+	return t
 }
 
 // read reads the configuration of a ConfigMap. Agents mount binaryData as they
@@ -58,6 +68,9 @@ func textOf(c config.Config, agent config.Options) text {
 		t.config = flagged
 	}
 	t.layout = layoutOf(t.config, agent)
+	for _, o := range t.config.Overrides {
+		t.overrides = append(t.overrides, text{loads: true, config: o.Config, layout: layoutOf(o.Config, agent)})
+	}
 	return t
 }
 

@@ -171,6 +171,14 @@ func (d Decision) Warnings() []string {
 	if d.Allowed && d.Effect.Known {
 		all = appendEffect(all, "now masqueraded", d.Effect.NowMasqueraded, d.Effect.NowOmitted)
 		all = appendEffect(all, "no longer masqueraded", d.Effect.NoLongerMasqueraded, d.Effect.NoLongerOmitted)
+		for _, on := range d.NodeEffects {
+			where := "on nodes with " + cut(oneLine(on.Selector), maxWarningRunes/2) + ": "
+			if len(on.NowMasqueraded)+len(on.NoLongerMasqueraded) == 0 {
+				all = append(all, where+"nothing changes")
+			}
+			all = appendEffect(all, where+"now masqueraded", on.NowMasqueraded, on.NowOmitted)
+			all = appendEffect(all, where+"no longer masqueraded", on.NoLongerMasqueraded, on.NoLongerOmitted)
+		}
 	}
 	var warnings []string
 	total := 0

@@ -57,6 +57,9 @@ func (c Consumer) Flags(agents Options) Options {
 
 // ignores tells whether a key of ours is none of the consumer's.
 func (c Consumer) ignores(key string) bool {
+	if slices.Index(keys[:], key) >= upstreamKeys {
+		return c != Agent
+	}
 	return c == Cilium && key != KeyNonMasqueradeCIDRs && key != KeyMasqLinkLocal && key != KeyMasqLinkLocalIPv6
 }
 

@@ -36,6 +36,15 @@ func (o Override) Selector() string {
 	return strings.Join(labels, ",")
 }
 
+// Labels are MatchLabels as a node has them.
+func (o Override) Labels() map[string]string {
+	labels := make(map[string]string, len(o.MatchLabels))
+	for _, label := range o.MatchLabels {
+		labels[label.Key] = label.Value
+	}
+	return labels
+}
+
 func (o Override) equal(other Override) bool {
 	return slices.Equal(o.MatchLabels, other.MatchLabels) && slices.Equal(o.Sets, other.Sets) && o.Config.Equal(other.Config)
 }
@@ -60,8 +69,8 @@ func (c Config) On(labels map[string]string) (effective Config, index int) {
 	return c, -1
 }
 
-// overridePath is the path of an override.
-func overridePath(i int) string { return elementPath(KeyNodeOverrides, i) }
+// OverridePath is the path of an override: "nodeOverrides[1]".
+func OverridePath(i int) string { return elementPath(KeyNodeOverrides, i) }
 
 // keyMatchLabels and the keys that an override may have of its own.
 const keyMatchLabels = "matchLabels"
@@ -96,9 +105,9 @@ func (p *parser) readOverrides(v *value) {
 		o := p.readOverride(i, e)
 		p.checkOverride(i, o.Config)
 		if earlier := slices.IndexFunc(overrides, o.within); earlier >= 0 {
-			p.suspect(CodeUnreachable, overridePath(i), e.at, p.scalar(e.at, ""),
+			p.suspect(CodeUnreachable, OverridePath(i), e.at, p.scalar(e.at, ""),
 				fmt.Sprintf("no node gets as far as here: %s in line %d matches every node that this one does",
-					overridePath(earlier), overrides[earlier].at.Line),
+					OverridePath(earlier), overrides[earlier].at.Line),
 				"put it before that one, or remove it")
 		}
 		overrides = append(overrides, o)
@@ -124,15 +133,15 @@ func (p *parser) badOverride(i int, e *value) {
 	const want, remedy = "an override", "write matchLabels: and the keys that differ on such nodes"
 	if e.kind == nullKind {
 		text, at := p.emptyElement(e)
-		p.fatal(CodeNullElement, overridePath(i), at, text, "the override is empty", remedy)
+		p.fatal(CodeNullElement, OverridePath(i), at, text, "the override is empty", remedy)
 		return
 	}
-	p.wrongType(overridePath(i), e, want, remedy)
+	p.wrongType(OverridePath(i), e, want, remedy)
 }
 
 // readOverride reads one override onto the text that has been read.
 func (p *parser) readOverride(i int, v *value) Override {
-	path := overridePath(i)
+	path := OverridePath(i)
 	o := Override{Config: p.config, at: v.at}
 	c := &o.Config
 	c.at = new(positions)
@@ -337,8 +346,8 @@ func (p Problem) same(other Problem) bool {
 
 // within names the override with which alone there is the problem.
 func (p Problem) within(i int) Problem {
-	if !strings.HasPrefix(p.Path, overridePath(i)) {
-		p.Message = "with " + overridePath(i) + ": " + p.Message
+	if !strings.HasPrefix(p.Path, OverridePath(i)) {
+		p.Message = "with " + OverridePath(i) + ": " + p.Message
 	}
 	return p
 }
