@@ -37,6 +37,7 @@ type options struct {
 	rules          ruleset.Options
 	toPorts        string // as given, for the log
 	configPath     string
+	labelsPath     string // empty: the node has no labels that overrides could ask for
 	expectedDigest string // the file that holds it; empty: none
 	stateDir       string // empty: the last valid configuration is in memory only
 	metricsAddress string // "0": none
@@ -140,6 +141,8 @@ func (r *rawFlags) groups(o *options) [groupCount]group {
 	source.StringVar(&o.configPath, "config-path", defaultConfigPath, "`file` to read; a missing one means the defaults")
 	source.StringVar(&o.stateDir, "state-dir", "",
 		"`directory` that keeps the last valid configuration over restarts (default: memory only)")
+	source.StringVar(&o.labelsPath, "node-labels-file", "",
+		"`file` with the labels of this node, for nodeOverrides in the configuration: key=\"value\", a line each (default: none)")
 	source.StringVar(&o.expectedDigest, "expected-digest-file", "",
 		"`file` with the SHA-256 of the configuration that has to be applied for /readyz to succeed; missing or empty: any")
 

@@ -123,7 +123,7 @@ func daemon(ctx context.Context, opts options, kernel kernel, watch *notify.Watc
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	w := newWatcher(ctx, opts.configPath, log)
+	w := newWatcher(ctx, opts.inputs(), log)
 	var watching sync.WaitGroup
 	watching.Go(func() { w.run(ctx) })
 	if watch != nil {

@@ -28,7 +28,27 @@ func load(opts options, stderr io.Writer) (config.Config, error) {
 	if n := count(v.problems, config.Fatal); n > 0 {
 		return config.Config{}, fmt.Errorf("%s is refused: %d fatal problem(s); the kernel is untouched", opts.configPath, n)
 	}
-	return v.config, nil
+	effective, index := v.config.On(labelsOnce(opts, stderr))
+	if index >= 0 {
+		tell(stderr, "agent: %s: %s holds on this node\n", opts.configPath, config.OverridePath(index))
+	}
+	return effective, nil
+}
+
+// labelsOnce are the labels of this node; without a usable file there are none.
+func labelsOnce(opts options, stderr io.Writer) map[string]string {
+	if opts.labelsPath == "" {
+		return nil
+	}
+	now := read(opts.labelsPath)
+	labels, failure := now.labels()
+	switch {
+	case now.missing:
+		tell(stderr, "agent: %s: no such file, so no override is in force\n", opts.labelsPath)
+	case failure != "":
+		tell(stderr, "agent: %s: ignored, so no override is in force: %s\n", opts.labelsPath, failure)
+	}
+	return labels
 }
 
 // once makes the kernel hold what the file says.

@@ -46,9 +46,10 @@ type report struct {
 }
 
 type reportConfig struct {
-	Digest string     `json:"digest"`
-	Source string     `json:"source"`
-	Since  *time.Time `json:"since"`
+	Digest   string     `json:"digest"`
+	Source   string     `json:"source"`
+	Override string     `json:"override"`
+	Since    *time.Time `json:"since"`
 }
 
 type reportApplied struct {
@@ -118,7 +119,7 @@ func newReport(v view) report {
 	s := v.status
 	r := report{
 		Version: reportVersion, State: inForceAll, Time: v.now.UTC(), Node: v.about.node,
-		Config:   reportConfig{Digest: s.inForce.digest, Source: string(s.inForce.origin), Since: moment(s.inForceSince)},
+		Config:   reportConfig{Digest: s.inForce.digest, Source: string(s.inForce.origin), Override: s.inForce.override, Since: moment(s.inForceSince)},
 		File:     s.file.report(),
 		Backend:  reportBackend{Name: v.about.backend, Reason: v.about.backendReason},
 		Families: []reportFamily{},

@@ -91,7 +91,7 @@ func TestStatusTellsWhatIsInForce(t *testing.T) {
 		w.holds(t, goodText)
 		w.syncer.pass(t.Context())
 		want.State = "in-force"
-		want.Config = reportConfig{digestOfGood, "file", &start}
+		want.Config = reportConfig{Digest: digestOfGood, Source: "file", Since: &start}
 		want.Applied = &reportApplied{digestOfGood, start}
 		want.File.State, want.File.Since = "loaded", &start
 		want.Families = []reportFamily{

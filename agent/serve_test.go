@@ -22,7 +22,7 @@ func TestReady(t *testing.T) {
 	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 	ago := noon.Add(-time.Hour)
 	digest, other := strings.Repeat("0a", 32), strings.Repeat("1b", 32)
-	fromSource := inForceName{digest, fromFile}
+	fromSource := inForceName{digest: digest, origin: fromFile}
 	const last = "; last pass: 2026-01-02T12:00:00Z\n"
 	verified := status{passed: noon, due: noon.Add(time.Minute), inForce: fromSource, applied: &applied{digest, ago}}
 	refused := fileStatus{state: fileRefused, problems: []config.Problem{
@@ -58,7 +58,7 @@ func TestReady(t *testing.T) {
 		},
 		{
 			"file refused",
-			status{passed: noon, due: noon, inForce: inForceName{digest, fromLastValid}, file: refused},
+			status{passed: noon, due: noon, inForce: inForceName{digest: digest, origin: fromLastValid}, file: refused},
 			expectation{},
 			nil, 503,
 			"[+] rules: ok\n[-] file: refused: line 3, nonMasqueradeCIDRs[1]: bad; mend it; line 4, x: y\n[+] digest: ok\n" +

@@ -57,6 +57,7 @@ type syncer struct {
 	about   about
 	status  atomic.Pointer[status] // never nil
 
+	labels   nodeLabels
 	seen     *reading         // what was judged last; nil before the first pass
 	told     *reading         // what the published status tells of
 	problems []config.Problem // of the text in the file
@@ -76,21 +77,27 @@ type syncer struct {
 // inForce is the configuration that the kernel is to hold.
 type inForce struct {
 	inForceName
-	config config.Config
-	text   []byte // what it was parsed from; nil for defaults
+	whole  config.Config // with the overrides of all nodes
+	config config.Config // what holds on this one; enforce sets it
+	text   []byte        // what it was parsed from; nil for defaults
 }
 
 // inForceName is how logs and metrics name a configuration.
 type inForceName struct {
-	digest string // of the text; empty for defaults
-	origin origin
+	digest   string // of the text; empty for defaults
+	origin   origin
+	override string // the path of the override that holds on this node; empty for none
 }
 
 func (n inForceName) String() string {
 	if n.digest == "" {
 		return string(n.origin)
 	}
-	return fmt.Sprintf("%s, sha256 %s", n.origin, n.digest)
+	name := fmt.Sprintf("%s, sha256 %s", n.origin, n.digest)
+	if n.override != "" {
+		name += ", " + n.override
+	}
+	return name
 }
 
 // family is the state of one IP version.
@@ -107,7 +114,7 @@ type family struct {
 
 func newSyncer(opts options, kernel kernel, log *slog.Logger) *syncer {
 	s := &syncer{
-		opts: opts, kernel: kernel, store: store{dir: opts.stateDir}, log: log,
+		opts: opts, kernel: kernel, store: store{dir: opts.stateDir}, log: log, labels: nodeLabels{path: opts.labelsPath},
 		metrics: newMetrics(buildVersion(), opts.families()),
 	}
 	for _, version := range opts.families() {
@@ -154,6 +161,9 @@ func (s *syncer) pass(ctx context.Context) time.Duration {
 	began := time.Now()
 
 	settle := s.look()
+	if s.labels.look(ctx, s.log) && s.seen != nil {
+		s.enforce(s.force)
+	}
 	timed := s.metrics.timed("read")
 	now := read(s.opts.configPath)
 	timed()
@@ -198,7 +208,7 @@ func (s *syncer) observe(ctx context.Context, now reading) {
 	s.metrics.judged(v.problems)
 	if !refused(v.problems) {
 		s.logProblems(ctx, v.problems)
-		s.enforce(inForce{inForceName{digest(now.text), fromFile}, v.config, now.text})
+		s.enforce(inForce{inForceName: inForceName{digest: digest(now.text), origin: fromFile}, whole: v.config, text: now.text})
 		return
 	}
 	switch {
@@ -231,7 +241,7 @@ func (s *syncer) logProblems(ctx context.Context, problems []config.Problem) {
 // defaults are in force without a file. The flags cannot refuse them.
 func (s *syncer) defaults() inForce {
 	c, _ := config.Default().For(s.opts.config)
-	return inForce{inForceName: inForceName{origin: fromDefaults}, config: c}
+	return inForce{inForceName: inForceName{origin: fromDefaults}, whole: c}
 }
 
 // fallback is in force when the file is refused before any text was valid: the
@@ -251,11 +261,17 @@ func (s *syncer) fallback(ctx context.Context) inForce {
 		s.logProblems(ctx, v.problems)
 		return s.defaults()
 	}
-	return inForce{inForceName{digest(text), fromLastValid}, v.config, text}
+	return inForce{inForceName: inForceName{digest: digest(text), origin: fromLastValid}, whole: v.config, text: text}
 }
 
-// enforce makes want the configuration in force; apply carries it out.
+// enforce makes want the configuration in force, as it holds on a node with these
+// labels; apply carries it out.
 func (s *syncer) enforce(want inForce) {
+	effective, index := want.whole.On(s.labels.labels)
+	want.config, want.override = effective, ""
+	if index >= 0 {
+		want.override = config.OverridePath(index)
+	}
 	s.force = want
 	s.retry = 0
 	for _, f := range s.families {
@@ -324,7 +340,7 @@ func (s *syncer) announce(ctx context.Context, err error) {
 	s.announced = s.force.inForceName
 	defer debug.FreeOSMemory() // what parsing took is not needed until the next change
 	s.log.InfoContext(ctx, "configuration applied",
-		"digest", s.force.digest, "source", s.force.origin, "cidrs", len(s.force.config.NonMasquerade),
+		"digest", s.force.digest, "source", s.force.origin, "override", s.force.override, "cidrs", len(s.force.config.NonMasquerade),
 		"resyncInterval", s.force.config.Resync.String())
 }
 

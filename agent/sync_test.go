@@ -359,6 +359,56 @@ func runSteps(t *testing.T, w *world, steps []step) {
 	}
 }
 
+// TestOverrides has the labels of the node change, vanish and break.
+func TestOverrides(t *testing.T) {
+	const text = "nonMasqueradeCIDRs: [10.1.0.0/16]\nnodeOverrides:\n- matchLabels: {pool: edge}\n  nonMasqueradeCIDRs: [10.2.0.0/16]\n"
+	synctest.Test(t, func(t *testing.T) {
+		labels := filepath.Join(t.TempDir(), "labels")
+		w := newWorld(t, options{labelsPath: labels})
+		writes := func(text string) {
+			if err := os.WriteFile(labels, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.holds(t, text)
+		for _, step := range []struct {
+			name   string
+			does   func()
+			writes []string
+			logs   []string
+			told   string
+		}{
+			{"no labels file", func() {}, []string{good}, []string{
+				"no file of node labels, so no override is in force", "configuration applied source=file",
+			}, ""},
+			{"labels of an override", func() { writes("pool=\"edge\"\n") }, []string{other}, []string{"configuration applied source=file"}, "nodeOverrides[0]"},
+			{"more labels", func() { writes("pool=\"edge\"\nx=y\n") }, nil, nil, "nodeOverrides[0]"},
+			{"a bad labels file", func() { writes("pool") }, []string{good}, []string{
+				"file of node labels ignored, so no override is in force error=line 1: \"pool\" is not key=\"value\"", "configuration applied source=file",
+			}, ""},
+			{"labels again", func() { writes("pool=edge") }, []string{other}, []string{"configuration applied source=file"}, "nodeOverrides[0]"},
+			{"a bad file keeps the override", func() { w.holds(t, badText) }, nil, []string{
+				"configuration file refused inForce=last-valid",
+				"problem in the configuration file severity=fatal path=nonMasqueradeCIDRs[0] line=1",
+				"configuration applied source=last-valid",
+			}, "nodeOverrides[0]"},
+			{"and labels still count", func() { writes("pool=batch") }, []string{good}, []string{"configuration applied source=last-valid"}, ""},
+		} {
+			step.does()
+			w.syncer.pass(t.Context())
+			if diff := cmp.Diff(step.writes, w.wrote()); diff != "" {
+				t.Errorf("%s: writes (-want +got):\n%s", step.name, diff)
+			}
+			if diff := cmp.Diff(step.logs, w.logged(t)); diff != "" {
+				t.Errorf("%s: log (-want +got):\n%s", step.name, diff)
+			}
+			if got := w.syncer.status.Load().inForce.override; got != step.told {
+				t.Errorf("%s: override %q, want %q", step.name, got, step.told)
+			}
+		}
+	})
+}
+
 func TestRetriesSlowDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, options{})

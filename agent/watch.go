@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -26,20 +27,38 @@ const volumeLink = "..data"
 // the file itself is replaced rather than written; the folder may be missing, come
 // later, or be replaced.
 type watcher struct {
-	path, dir string
-	changes   chan struct{} // holds at most one: a change not yet looked at
-	log       *slog.Logger
+	inputs
+
+	dir     string
+	changes chan struct{} // holds at most one: a change not yet looked at
+	log     *slog.Logger
 
 	notify  *fsnotify.Watcher // nil while there is none
 	dirInfo os.FileInfo       // the folder that notify watches
-	info    os.FileInfo       // the file when last looked at; nil when missing
+	infos   []os.FileInfo     // the files when last looked at; nil for one that is missing
 	problem string            // why there is no notify, once logged
+}
+
+// inputs are what an agent reads.
+type inputs struct {
+	path   string // the configuration
+	labels string // the file of node labels, which is looked at by name only; may be empty
+}
+
+func (o options) inputs() inputs { return inputs{o.configPath, o.labelsPath} }
+
+// files are the names that may hold something.
+func (w inputs) files() []string {
+	if w.labels == "" {
+		return []string{w.path}
+	}
+	return []string{w.path, w.labels}
 }
 
 // newWatcher begins to watch: no change after its return goes unnoticed once run is
 // called.
-func newWatcher(ctx context.Context, path string, log *slog.Logger) *watcher {
-	w := &watcher{path: path, dir: filepath.Dir(path), changes: make(chan struct{}, 1), log: log}
+func newWatcher(ctx context.Context, what inputs, log *slog.Logger) *watcher {
+	w := &watcher{inputs: what, dir: filepath.Dir(what.path), changes: make(chan struct{}, 1), log: log}
 	w.look()
 	w.watch(ctx)
 	return w
@@ -94,19 +113,26 @@ func (w *watcher) changed() {
 	}
 }
 
-// look tells whether the file is another one than before, or was written.
+// look tells whether a file is another one than before, or was written.
 func (w *watcher) look() bool {
-	info, err := os.Stat(w.path)
-	if err != nil {
-		info = nil
+	var infos []os.FileInfo
+	for _, name := range w.files() {
+		info, err := os.Stat(name)
+		if err != nil {
+			info = nil
+		}
+		infos = append(infos, info)
 	}
-	before := w.info
-	w.info = info
-	if before == nil || info == nil {
-		return (before == nil) != (info == nil)
+	before := w.infos
+	w.infos = infos
+	return !slices.EqualFunc(before, infos, sameFile)
+}
+
+func sameFile(a, b os.FileInfo) bool {
+	if a == nil || b == nil {
+		return (a == nil) == (b == nil)
 	}
-	return !os.SameFile(before, info) || !before.ModTime().Equal(info.ModTime()) ||
-		before.Size() != info.Size() || before.Mode() != info.Mode()
+	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size() && a.Mode() == b.Mode()
 }
 
 // watch makes notify watch the folder that now has the name, if it can.

@@ -60,7 +60,7 @@ func (v *volume) swap(tb testing.TB, text string) {
 func watched(t *testing.T, path string) *watcher {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	w := newWatcher(ctx, path, slog.New(slog.DiscardHandler))
+	w := newWatcher(ctx, inputs{path: path}, slog.New(slog.DiscardHandler))
 	var running sync.WaitGroup
 	running.Go(func() { w.run(ctx) })
 	t.Cleanup(func() { cancel(); running.Wait() })
@@ -179,4 +179,17 @@ func TestWatcherIsQuietOtherwise(t *testing.T) {
 		t.Error("a notification without a change of the file")
 	case <-time.After(2500 * time.Millisecond): // two polls
 	}
+}
+
+func TestWatcherLooksAtLabels(t *testing.T) {
+	v, labels := newVolume(t, "{}"), filepath.Join(t.TempDir(), "labels")
+	ctx, cancel := context.WithCancel(t.Context())
+	w := newWatcher(ctx, inputs{path: v.file(), labels: labels}, slog.New(slog.DiscardHandler))
+	var running sync.WaitGroup
+	running.Go(func() { w.run(ctx) })
+	t.Cleanup(func() { cancel(); running.Wait() })
+	must(t, os.WriteFile(labels, []byte("pool=edge\n"), 0o600))
+	w.tells(t, byAPoll)
+	must(t, os.Remove(labels))
+	w.tells(t, byAPoll)
 }

@@ -26,6 +26,14 @@ var update = flag.Bool("update", false, "rewrite the golden files") //nolint:goc
 
 const known = "--node-cidrs 192.168.0.0/24 --pod-cidrs 10.244.0.0/16 --service-cidrs 10.96.0.0/12"
 
+const overridden = `nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]
+nodeOverrides:
+- matchLabels:
+    pool: edge
+  masqueradeCIDRs:
+  - 10.244.0.0/17
+`
+
 // TestCheck compares what is printed with testdata/NAME.golden.
 func TestCheck(t *testing.T) {
 	revision := regexp.MustCompile(`"revision": "[0-9a-f]{64}"`)
@@ -52,6 +60,8 @@ func TestCheck(t *testing.T) {
 		{name: "exceptions", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs:\n  - 10.0.0.0/8\n  - 192.168.0.0/16\nmasqueradeCIDRs:\n  - 10.200.0.0/16\n", exit: 0},
 		{name: "exceptions-refused", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs:\n  - 10.0.0.0/8\n  - 192.168.0.0/16\nmasqueradeCIDRs:\n  - 10.128.0.0/9\n  - 192.168.0.0/16\n", exit: 1},
 		{name: "exceptions-taken", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs:\n  - 10.0.0.0/8\n  - 192.168.0.0/16\nmasqueradeCIDRs:\n  - 10.128.0.0/9\n", exit: 1},
+		{name: "overrides", args: "--raw -f - " + known, stdin: overridden, exit: 1},
+		{name: "overrides-json", args: "--raw -f - -o json --node-cidrs= --pod-cidrs= --service-cidrs=", stdin: overridden, exit: 0},
 		{name: "raw-crlf", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs:\r\n  - 10.0.0.0/8\r\n  - 192.168.0.1/16\r\n", exit: 1},
 		{name: "raw-json", args: "--raw -f - -o json " + known, stdin: "{\"nonMasqueradeCIDRs\": [\"10.0.0.0/8\", \"192.168.0.0/16\"]}", exit: 0},
 		{name: "raw-empty", args: "--raw -f - " + known, stdin: "", exit: 1},

@@ -187,6 +187,8 @@ type jsonReport struct {
 	Revision string        `json:"revision"`
 	Findings []jsonFinding `json:"findings"`
 	Effect   jsonEffect    `json:"effect"`
+
+	NodeEffects []jsonNodeEffect `json:"nodeEffects,omitempty"` // on nodes that overrides are for
 }
 
 type jsonFinding struct {
@@ -213,6 +215,20 @@ type jsonEffect struct {
 	Omitted             int            `json:"omitted"`
 }
 
+type jsonNodeEffect struct {
+	Selector string `json:"selector"`
+	jsonEffect
+}
+
+func jsonEffectOf(effect policy.Effect) jsonEffect {
+	return jsonEffect{
+		Known:               effect.Known,
+		NowMasqueraded:      append([]netip.Prefix{}, effect.NowMasqueraded...),
+		NoLongerMasqueraded: append([]netip.Prefix{}, effect.NoLongerMasqueraded...),
+		Omitted:             effect.NowOmitted + effect.NoLongerOmitted,
+	}
+}
+
 // writeJSON reports as one JSON object.
 func writeJSON(out io.Writer, input *document, decision policy.Decision) error {
 	report := jsonReport{
@@ -220,12 +236,10 @@ func writeJSON(out io.Writer, input *document, decision policy.Decision) error {
 		Allowed:  decision.Allowed,
 		Revision: decision.Revision,
 		Findings: []jsonFinding{}, // never null
-		Effect: jsonEffect{
-			Known:               decision.Effect.Known,
-			NowMasqueraded:      append([]netip.Prefix{}, decision.Effect.NowMasqueraded...),
-			NoLongerMasqueraded: append([]netip.Prefix{}, decision.Effect.NoLongerMasqueraded...),
-			Omitted:             decision.Effect.NowOmitted + decision.Effect.NoLongerOmitted,
-		},
+		Effect:   jsonEffectOf(decision.Effect),
+	}
+	for _, on := range decision.NodeEffects {
+		report.NodeEffects = append(report.NodeEffects, jsonNodeEffect{on.Selector, jsonEffectOf(on.Effect)})
 	}
 	for _, finding := range decision.Findings {
 		at := input.locate(finding)

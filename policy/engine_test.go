@@ -562,3 +562,53 @@ func TestSortFindings(t *testing.T) {
 		}
 	}
 }
+
+// TestEffectOfOverrides tells what changes where, nodes that lose their override among
+// them.
+func TestEffectOfOverrides(t *testing.T) {
+	e := engine(t, "rules: {service-cidrs-present: {action: off}, node-cidrs-present: {action: off}, pod-cidrs-present: {action: off}}")
+	req := update(`nonMasqueradeCIDRs: [10.0.0.0/8]
+nodeOverrides:
+- matchLabels: {pool: edge}
+  masqueradeCIDRs: [10.200.0.0/16]
+- matchLabels: {pool: steady}
+  nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]
+- matchLabels: {pool: as-all}
+  masqLinkLocal: false
+`)
+	req.Old = configMap(`nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]
+nodeOverrides: [{matchLabels: {pool: gone}, nonMasqueradeCIDRs: [11.0.0.0/8]}]
+`)
+	d := e.Decide(context.Background(), req, smallCluster())
+	if !d.Allowed {
+		t.Fatal(told(d))
+	}
+	want := []string{
+		"now masqueraded: 192.168.0.0/16",
+		"on nodes with pool=edge: now masqueraded: 10.200.0.0/16, 192.168.0.0/16",
+		"on nodes with pool=steady: nothing changes",
+		"on nodes with pool=gone: now masqueraded: 11.0.0.0/8",
+		"on nodes with pool=gone: no longer masqueraded: 10.0.0.0/8",
+	}
+	if diff := cmp.Diff(want, d.Warnings()); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
+	}
+}
+
+// TestManyOverrides bounds the time for overrides when a rule takes it all.
+func TestManyOverrides(t *testing.T) {
+	text := "nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\nnodeOverrides:\n"
+	for i := range config.MaxOverrides {
+		text += "- matchLabels: {n: \"" + strings.Repeat("9", i%7+1) + "-" + string(rune('a'+i%26)) + "\"}\n  masqueradeCIDRs: [10.200.0.0/16]\n"
+	}
+	slow := hostile("a", `warn contains "x" if count([1 | some i in numbers.range(1, 1000000); some j in numbers.range(1, 1000000); i < j]) == 0`)
+	e := promptEngine(t, "rules: {no-ambiguous-yaml: {action: off}}", slow)
+	began := time.Now()
+	d := e.Decide(context.Background(), update(text), smallCluster())
+	if took := time.Since(began); took > 20*time.Second { // far above overridesLimit, on a busy machine too
+		t.Errorf("took %s", took)
+	}
+	if d.Allowed || !strings.Contains(told(d), "its overrides could not be judged in time") && !strings.Contains(told(d), "too many evaluations") {
+		t.Errorf("allowed: %t\n%s", d.Allowed, told(d))
+	}
+}

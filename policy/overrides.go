@@ -35,8 +35,9 @@ func (e *Engine) askOverrides(ctx context.Context, d *document, known []Finding)
 			on.old = *d.old.on(labels)
 		}
 		on.facts = factsOf(on.new.config, on.new.layout, e.params.flags(), d.cluster)
+		excused := e.params.waiveRanges(&on.facts, on.new.layout, d.cluster, d.request.Time)
 		on.facts.effect = e.effect(on.new, on.old)
-		for _, f := range e.ask(ctx, &on) {
+		for _, f := range append(e.ask(ctx, &on), excused...) {
 			if !on.override.repeats(f, known) {
 				findings = append(findings, on.override.locate(f, &d.new.config))
 			}

@@ -158,12 +158,20 @@ func (w Waiver) covers(f Finding, c config.Config) bool {
 	return w.CIDR.Bits() <= about.Bits() && w.CIDR.Contains(about.Addr())
 }
 
-// prefixAt is the CIDR that a path names, as "nonMasqueradeCIDRs[2]".
+// prefixAt is the CIDR that a path names, as "nonMasqueradeCIDRs[2]", in an override too.
 func prefixAt(c config.Config, path string) (netip.Prefix, bool) {
-	key, _, _ := strings.Cut(path, "[")
-	for i, prefix := range c.CIDRs(key) {
-		if config.ElementPath(key, i) == path {
-			return prefix, true
+	if strings.HasPrefix(path, config.KeyNodeOverrides) {
+		for i, o := range c.Overrides {
+			if strings.HasPrefix(path, config.OverridePath(i)+".") {
+				return prefixAt(o.Config, path)
+			}
+		}
+	}
+	for _, key := range listKeys {
+		for i, prefix := range c.CIDRs(key) {
+			if c.Element(key, i).Path == path {
+				return prefix, true
+			}
 		}
 	}
 	return netip.Prefix{}, false
