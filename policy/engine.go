@@ -279,7 +279,7 @@ func (e *Engine) judge(ctx context.Context, req Request, newText, oldText text, 
 	d, excused := e.documentOf(req, newText, oldText, cluster)
 	findings := loadFindings(newText)
 	findings = append(findings, e.ask(ctx, d)...)
-	findings = append(findings, e.askOverrides(ctx, d, findings)...)
+	findings = append(findings, e.askOverrides(ctx, d, slices.Concat(findings, excused))...)
 	findings = append(withoutEchoes(findings), excused...)
 	findings = e.params.relieve(findings, newText.config, req.Time)
 	sortFindings(findings)
