@@ -125,17 +125,6 @@ func jsonOf(t *testing.T, d *document) any {
 	return value
 }
 
-// forced converts every part.
-func forced(value ast.Value) ast.Value {
-	object, ok := value.(ast.Object)
-	if !ok {
-		return value
-	}
-	items := make([][2]*ast.Term, 0, object.Len())
-	object.Foreach(func(k, v *ast.Term) { items = append(items, ast.Item(k, ast.NewTerm(forced(v.Value)))) })
-	return ast.NewObject(items...)
-}
-
 // TestInputIsTheSameLazyOrNot compares what is converted on demand with what is
 // converted at once for rules that are known to read it.
 func TestInputIsTheSameLazyOrNot(t *testing.T) {

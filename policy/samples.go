@@ -79,7 +79,7 @@ func SampleInput(ctx context.Context, s Sample) ([]byte, error) {
 	}
 	d, _ := e.documentOf(s.Request, e.read(s.Request.Object), e.read(s.Request.Old), SampleCluster())
 	d.read = map[string]bool{partConfig: true, partOld: true, partCluster: true}
-	input, err := ast.JSON(d.value())
+	input, err := ast.JSON(forced(d.value()))
 	if err != nil {
 		return nil, fmt.Errorf("converting the input: %w", err)
 	}
@@ -88,4 +88,15 @@ func SampleInput(ctx context.Context, s Sample) ([]byte, error) {
 		return nil, fmt.Errorf("encoding the input: %w", err)
 	}
 	return append(text, '\n'), nil
+}
+
+// forced converts every part of an input, also what waits until a rule reads it.
+func forced(value ast.Value) ast.Value {
+	object, ok := value.(ast.Object)
+	if !ok {
+		return value
+	}
+	items := make([][2]*ast.Term, 0, object.Len())
+	object.Foreach(func(k, v *ast.Term) { items = append(items, ast.Item(k, ast.NewTerm(forced(v.Value)))) })
+	return ast.NewObject(items...)
 }
