@@ -64,11 +64,62 @@ func BenchmarkApply(b *testing.B) {
 }
 
 func manyRules(size, number int) ruleset.Ruleset {
+	return ruleset.Build(manyHosts(size, number), ruleset.IPv4, plainOptions())
+}
+
+func manyHosts(size, number int) config.Config {
 	c := config.Config{}
 	for i := range size {
 		c.NonMasquerade = append(c.NonMasquerade, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(number), byte(i >> 8), byte(i)}), 32))
 	}
-	return ruleset.Build(c, ruleset.IPv4, plainOptions())
+	return c
+}
+
+// BenchmarkApplySet changes a set, by turns to one that shares nothing with it, and by
+// one entry, beside a bare iptables-restore of the rules that it stands for, and looks at a
+// set that needs nothing. The ratio is that of the first to the restore.
+func BenchmarkApplySet(b *testing.B) {
+	for _, backend := range []iptables.Backend{iptables.NFT, iptables.Legacy} {
+		for _, size := range []int{64, 1000, 10000} {
+			b.Run(fmt.Sprintf("%s/%d", backend, size), func(b *testing.B) {
+				n, other := place{backend, ruleset.IPv4}.node(b), place{backend, ruleset.IPv4}.node(b)
+				var all, one, look, restore time.Duration
+				in := func(n node, spent *time.Duration, f func() error) {
+					var took time.Duration
+					err := n.Do(func() (err error) {
+						took, err = timed(f)
+						return err
+					})
+					if err != nil {
+						b.Fatal(err)
+					}
+					*spent += took
+				}
+				apply := func(c config.Config, check func([]iptables.Drift, error) error) func() error {
+					want := ruleset.Build(c, ruleset.IPv4, setOptions())
+					return func() error { return check(n.kernel.Apply(b.Context(), want)) }
+				}
+				n.apply(b, ruleset.Build(manyHosts(size, 2), ruleset.IPv4, setOptions()))
+				for b.Loop() {
+					for number := 1; number <= 2; number++ {
+						list := manyHosts(size, number)
+						in(n, &all, apply(list, changes))
+						in(n, &look, apply(list, unchanged))
+						list.NonMasquerade[size/2] = netip.MustParsePrefix("192.0.2.1/32")
+						in(n, &one, apply(list, changes))
+						in(other, &restore, func() error { return bareRestore(b, backend, manyRules(size, number)) })
+					}
+				}
+				per := 2 * float64(b.N) * float64(time.Millisecond)
+				b.ReportMetric(0, "ns/op")
+				b.ReportMetric(float64(all)/per, "apply-ms")
+				b.ReportMetric(float64(one)/per, "one-entry-ms")
+				b.ReportMetric(float64(look)/per, "unchanged-ms")
+				b.ReportMetric(float64(restore)/per, "restore-ms")
+				b.ReportMetric(float64(all)/float64(restore), "ratio")
+			})
+		}
+	}
 }
 
 func timed(f func() error) (time.Duration, error) {
