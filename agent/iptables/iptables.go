@@ -134,7 +134,7 @@ func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]Drift, erro
 	chainChanges := slices.Contains(drift, ChainMissing) || slices.Contains(drift, ChainChanged)
 	stale := found.sets.stale
 	if slices.Contains(drift, SetMissing) || slices.Contains(drift, SetChanged) {
-		if err := t.settleSet(ctx, want, found.sets.held, chainChanges); err != nil {
+		if err := t.settleSet(ctx, want, found, chainChanges); err != nil {
 			return all, fmt.Errorf("settling set %s: %w", want.Set.Name, err)
 		}
 		_, next := ruleset.SetNames(want.Chain, want.Family)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -73,19 +75,27 @@ func (s setsSeen) drift(want ruleset.Ruleset) []Drift {
 // settleSet makes the set hold what want says, before the chain asks it. At no moment
 // does the chain ask a set in which a destination is missing that was there before and is
 // wanted, or the other way round.
-func (t *table) settleSet(ctx context.Context, want ruleset.Ruleset, held setState, chainChanges bool) error {
+func (t *table) settleSet(ctx context.Context, want ruleset.Ruleset, found content, chainChanges bool) error {
+	held := found.sets.held
+	// Others may ask it too: the chain in the other backend, or a rule of somebody's own.
+	oursAlone := held.references == 1 && found.asks(want.Set.Name)
 	switch {
 	case !held.exists:
 		return createSet(want.Set)
-	case held.references == 0:
-		return renewSet(want.Set, held)
-	case chainChanges || !held.alike:
-		return t.replaceBeside(ctx, want, held)
+	case oursAlone && (chainChanges || !held.alike):
+		return t.replaceBeside(ctx, want)
+	case held.references == 0 || !held.alike:
+		return renewSet(want.Set)
 	case held.updatable(want.Set):
 		return errors.Join(addEntries(want.Set.Name, held.missing), deleteEntries(want.Set.Name, held.extra))
 	default:
 		return swapIn(want)
 	}
+}
+
+// asks tells that a rule of the chain asks a set.
+func (c content) asks(set string) bool {
+	return slices.ContainsFunc(c.rules, func(rule string) bool { return strings.Contains(rule, " --match-set "+set+" ") })
 }
 
 // updatable tells that adding what is missing and then deleting what is too much is
@@ -95,22 +105,17 @@ func (s setState) updatable(want *ruleset.Set) bool {
 	return s.same && !s.exceptions && !want.HasExceptions() && len(s.missing)+len(s.extra) <= len(want.Entries)
 }
 
-// renewSet makes a set anew that no rule of ours asks. One that rules of others ask
-// cannot be destroyed; it is changed as it stands.
-func renewSet(want *ruleset.Set, held setState) error {
+// renewSet makes a set anew that no rule of ours asks.
+func renewSet(want *ruleset.Set) error {
 	err := destroySet(want.Name)
 	switch {
 	case err == nil:
 		return createSet(want)
-	case !errors.Is(err, nl.IPSetError(nl.IPSET_ERR_BUSY)):
-		return err
-	case !held.same:
-		return fmt.Errorf("%w: rules that are not ours ask it, and it is not like ours; delete them", err)
-	}
-	if err := deleteEntries(want.Name, held.extra); err != nil {
+	case errors.Is(err, nl.IPSetError(nl.IPSET_ERR_BUSY)):
+		return fmt.Errorf("%w: it is not like ours, and rules that are not ours ask it; delete them", err)
+	default:
 		return err
 	}
-	return addEntries(want.Name, held.missing)
 }
 
 // swapIn fills another set and gives its content to the held one at one moment.
@@ -131,7 +136,7 @@ func swapIn(want ruleset.Ruleset) error {
 // replaceBeside is for a set and a chain that change together: the new chain asks a
 // new set first. A restore of the chain for the held set is still to come, and then the
 // other one can go.
-func (t *table) replaceBeside(ctx context.Context, want ruleset.Ruleset, held setState) error {
+func (t *table) replaceBeside(ctx context.Context, want ruleset.Ruleset) error {
 	_, next := ruleset.SetNames(want.Chain, want.Family)
 	beside := want.Asking(next)
 	if err := destroySet(next); err != nil {
@@ -143,7 +148,7 @@ func (t *table) replaceBeside(ctx context.Context, want ruleset.Ruleset, held se
 	if err := t.restore(ctx, beside.String()); err != nil {
 		return err
 	}
-	return renewSet(want.Set, held)
+	return renewSet(want.Set)
 }
 
 // dropSets destroys sets that nothing of ours asks. One that rules of others ask goes at a

@@ -296,6 +296,34 @@ func TestSetThatOthersAsk(t *testing.T) {
 	}
 }
 
+// TestOtherBackendAsksTheSet: the rules of both are in force until those of the former one
+// are removed.
+func TestOtherBackendAsksTheSet(t *testing.T) {
+	for _, p := range places() {
+		t.Run(p.String(), func(t *testing.T) {
+			n := p.node(t)
+			former := place{iptables.NFT, p.family}
+			if p.backend == iptables.NFT {
+				former.backend = iptables.Legacy
+			}
+			kernel, err := iptables.Open(former.backend)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := node{Host: n.Host, place: former, kernel: kernel}
+			before.apply(t, n.withSet(many(50, 0)...))
+			options := setOptions()
+			options.RandomFully = false
+			for _, list := range [][]string{many(40, 1), many(1000, 2), {"10.0.0.0/8", "!10.1.0.0/16", "fd00::/8", "!fd00:1::/32"}} {
+				want := ruleset.Build(lists(list...), n.family, options)
+				n.apply(t, want)
+				n.holdsSet(t, want)
+				options.RandomFully = !options.RandomFully
+			}
+		})
+	}
+}
+
 // TestOtherSetsStay: those of another chain, of the other family and of strangers.
 func TestOtherSetsStay(t *testing.T) {
 	for _, p := range places() {
