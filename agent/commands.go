@@ -19,6 +19,7 @@ type command struct {
 
 func commands() []command {
 	return []command{
+		{"status", "tell what the agent of this node has in force", askStatus},
 		{"cleanup", "remove the agent's rules from this node", cleanup},
 	}
 }

@@ -90,7 +90,7 @@ func TestReferenceNamesEveryFlag(t *testing.T) {
 
 func TestReferenceNamesEveryCommand(t *testing.T) {
 	var told []string
-	for _, flags := range []*pflag.FlagSet{new(cleanupOptions).flagSet()} {
+	for _, flags := range []*pflag.FlagSet{new(cleanupOptions).flagSet(), new(statusOptions).flagSet()} {
 		flags.VisitAll(func(flag *pflag.Flag) {
 			name, value := "`--"+flag.Name+"`", ""
 			if flag.Shorthand != "" {

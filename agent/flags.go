@@ -45,7 +45,8 @@ type options struct {
 	watchKernel    bool
 	logLevel       slog.Level
 
-	cleanupOnExit bool
+	flushConntrack bool
+	cleanupOnExit  bool
 
 	once, dryRun, version, help bool
 }
@@ -154,6 +155,8 @@ func (r *rawFlags) groups(o *options) [groupCount]group {
 		"heal at once what others change, when the kernel tells it; it tells nothing with the legacy backend")
 	run.StringVar(&o.metricsAddress, "metrics-bind-address", defaultMetricsAddress,
 		"`address` of /metrics, /status, /healthz and /readyz; 0 switches them off")
+	run.BoolVar(&o.flushConntrack, "flush-conntrack", false,
+		"after a change of the list, make flows of the changed ranges follow it; else they keep their source address until they end")
 	run.BoolVar(&o.cleanupOnExit, "cleanup-on-exit", false, "remove the rules when stopped by SIGTERM or SIGINT; else they stay")
 	run.StringVar(&r.logLevel, "log-level", "info", "debug, info, warn or error")
 	run.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -226,6 +229,9 @@ func (r *rawFlags) check(o *options) []error {
 	}
 	if o.cleanupOnExit && o.once {
 		wrong("cleanup-on-exit", "true", errors.New("with --once the rules are to stay; use one of the two"))
+	}
+	if o.flushConntrack && o.once {
+		wrong("flush-conntrack", "true", errors.New("only an agent that runs on sees a change; leave it out with --once"))
 	}
 	if o.configPath == "" || strings.HasSuffix(o.configPath, "/") {
 		wrong("config-path", o.configPath, errors.New("not a file's path; name the file itself, as in "+defaultConfigPath))

@@ -45,8 +45,11 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
-	if err == nil {
+	switch answer := (answerError{}); {
+	case err == nil:
 		return
+	case errors.As(err, &answer):
+		os.Exit(exitCode(err))
 	}
 	for line := range strings.Lines(err.Error()) {
 		fmt.Fprintln(os.Stderr, "agent:", strings.TrimSuffix(line, "\n"))
@@ -54,10 +57,14 @@ func main() {
 	os.Exit(exitCode(err))
 }
 
-// exitCode is 2 for wrong usage and 1 for everything else that failed.
+// exitCode is 2 for wrong usage, 3 for a command's answer that is not the hoped for one,
+// and 1 for everything that failed.
 func exitCode(err error) int {
 	if usage := (usageError{}); errors.As(err, &usage) {
 		return 2
+	}
+	if answer := (answerError{}); errors.As(err, &answer) {
+		return 3
 	}
 	return 1
 }

@@ -33,6 +33,7 @@ type metrics struct {
 	passSeconds  *prometheus.HistogramVec
 	phaseSeconds *prometheus.HistogramVec
 	lockWait     prometheus.Counter
+	forgotten    *prometheus.CounterVec
 	rules        *prometheus.GaugeVec
 	lastVerified prometheus.Gauge
 	wakeups      prometheus.Counter
@@ -82,6 +83,10 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 			Namespace: namespace, Name: "lock_wait_seconds_total",
 			Help: "Time that iptables commands of the legacy backend were seen to wait for the xtables lock.",
 		}),
+		forgotten: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "conntrack_flushed_total",
+			Help: "Flows that the kernel was made to forget, since a change treats their destinations otherwise.",
+		}, []string{"family"}),
 		lastVerified: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "last_success_timestamp_seconds",
 			Help: "Unix time of the last pass after which the kernel held the rules of every family.",
@@ -100,7 +105,7 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 	build.WithLabelValues(version, runtime.Version()).Set(1)
 
 	m.registry.MustRegister(build, m.info, m.applied, m.rules, m.cidrs, m.resync, m.problems, m.fileRefused, m.refusals, m.held, m.drift,
-		m.passSeconds, m.phaseSeconds, m.lockWait, m.lastVerified,
+		m.passSeconds, m.phaseSeconds, m.lockWait, m.forgotten, m.lastVerified,
 		m.wakeups, m.postponed,
 		m.told("kernel_changes_total", "Transactions in the kernel that concern the rules, the agent's own too.",
 			func(c notify.Counts) int { return c.Changes }),
@@ -112,6 +117,7 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 	// Series exist from the start, so that a rate sees the first increase.
 	for _, family := range families {
 		m.held.WithLabelValues(label(family)).Set(0)
+		m.forgotten.WithLabelValues(label(family))
 		for _, kind := range iptables.Drifts() {
 			m.drift.WithLabelValues(label(family), string(kind))
 		}
@@ -228,6 +234,10 @@ func (m *metrics) trace(ctx context.Context, family ruleset.Family) context.Cont
 		},
 		LockWait: func(waited time.Duration) { m.lockWait.Add(waited.Seconds()) },
 	})
+}
+
+func (m *metrics) forgot(family ruleset.Family, flows int) {
+	m.forgotten.WithLabelValues(label(family)).Add(float64(flows))
 }
 
 func (m *metrics) passed(err error, took time.Duration) {

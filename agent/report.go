@@ -23,7 +23,7 @@ const reportVersion = 1
 type state string
 
 const (
-	inForceAll state = "in-force"     // the kernel holds what the file says
+	allInForce state = "in-force"     // the kernel holds what the file says
 	degraded   state = "degraded"     // the kernel holds a configuration, but not the file's
 	notInForce state = "not-in-force" // the kernel is not known to hold the configuration, or not the one that is expected
 )
@@ -118,7 +118,7 @@ type reportCheck struct {
 func newReport(v view) report {
 	s := v.status
 	r := report{
-		Version: reportVersion, State: inForceAll, Time: v.now.UTC(), Node: v.about.node,
+		Version: reportVersion, State: allInForce, Time: v.now.UTC(), Node: v.about.node,
 		Config:   reportConfig{Digest: s.inForce.digest, Source: string(s.inForce.origin), Override: s.inForce.override, Since: moment(s.inForceSince)},
 		File:     s.file.report(),
 		Backend:  reportBackend{Name: v.about.backend, Reason: v.about.backendReason},

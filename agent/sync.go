@@ -46,11 +46,18 @@ type kernel interface {
 	Inspect(ctx context.Context, want ruleset.Ruleset) ([]iptables.Drift, error)
 }
 
+// flows are the connections that the kernel knows. Forget deletes those of one family that
+// a change treats otherwise, and tells how many; Decision is the one after it.
+type flows interface {
+	Forget(ctx context.Context, changed ruleset.Changed, after ruleset.Decision) (int, error)
+}
+
 // syncer carries the file into the kernel. One goroutine runs it and owns its
 // state; others read its status.
 type syncer struct {
 	opts    options
 	kernel  kernel
+	flows   flows // nil: they keep the treatment of their first packet
 	store   store
 	log     *slog.Logger
 	metrics *metrics
@@ -72,6 +79,7 @@ type syncer struct {
 	retry      time.Duration // the last wait after a failure; 0 after a success
 	announced  inForceName   // what was last said to be applied
 	storeError string        // the last one logged; empty when the store works
+	flowsError string        // the last one logged; empty when flows could be forgotten
 }
 
 // inForce is the configuration that the kernel is to hold.
@@ -108,7 +116,8 @@ type family struct {
 	drift   []iptables.Drift // of the last pass: a fight over the rules is logged once
 	failure string           // of the last pass; empty when it succeeded
 
-	verifiedAt time.Time // when the kernel was last seen to hold want; zero when it never was
+	treated    *ruleset.Decision // by which the flows are treated that there are; nil: not known
+	verifiedAt time.Time         // when the kernel was last seen to hold want; zero when it never was
 	drifts     map[ruleset.Drift]int
 }
 
@@ -119,6 +128,9 @@ func newSyncer(opts options, kernel kernel, log *slog.Logger) *syncer {
 	}
 	for _, version := range opts.families() {
 		s.families = append(s.families, &family{version: version, drifts: map[ruleset.Drift]int{}})
+	}
+	if opts.flushConntrack {
+		s.flows = iptables.Conntrack{}
 	}
 	s.status.Store(&status{due: time.Now(), file: fileStatus{path: opts.configPath, state: fileUnread}})
 	s.metrics.asExpected(func() bool { return s.view().checkDigest() == nil })
@@ -193,6 +205,9 @@ func (s *syncer) observe(ctx context.Context, now reading) {
 		return
 	}
 	first := s.seen == nil
+	if first && s.flows != nil {
+		s.recall()
+	}
 	s.seen = &now
 	s.problems = nil
 	if now.missing {
@@ -316,6 +331,7 @@ func (s *syncer) applyFamily(ctx context.Context, f *family) ([]iptables.Drift, 
 		f.failure = ""
 	}
 	if !f.held {
+		s.forget(ctx, f)
 		s.log.DebugContext(ctx, "rules written", "family", name, "difference", drift)
 		f.held, f.drift = true, nil
 		return drift, nil
@@ -329,6 +345,51 @@ func (s *syncer) applyFamily(ctx context.Context, f *family) ([]iptables.Drift, 
 	}
 	f.drift = drift
 	return drift, nil
+}
+
+// forget makes flows that were there before a change follow it.
+func (s *syncer) forget(ctx context.Context, f *family) {
+	before, after := f.treated, f.want.Decision
+	f.treated = &after
+	if s.flows == nil || before == nil {
+		return
+	}
+	changed, err := ruleset.Compare(*before, after)
+	n := 0
+	if err == nil && !changed.Empty() {
+		n, err = s.flows.Forget(ctx, changed, after)
+	}
+	s.metrics.forgot(f.version, n)
+	if n > 0 {
+		s.log.InfoContext(ctx, "flows forgotten whose destinations are treated otherwise now", "family", f.version.String(), "flows", n)
+	}
+	message := ""
+	if err != nil {
+		message = err.Error()
+	}
+	if message != "" && message != s.flowsError {
+		s.log.WarnContext(ctx, "flows keep the treatment of their first packet", "family", f.version.String(), "error", err)
+	}
+	s.flowsError = message
+}
+
+// recall assumes that the flows of before the start are treated as the last valid
+// configuration has it. The kernel forgets flows and rules at once, when it is
+// booted.
+func (s *syncer) recall() {
+	text, err := s.store.load()
+	if err != nil {
+		return
+	}
+	v := judge(text, s.opts.config)
+	if refused(v.problems) {
+		return
+	}
+	effective, _ := v.config.On(s.labels.labels)
+	for _, f := range s.families {
+		before := ruleset.Decide(effective, f.version, s.opts.rules)
+		f.treated = &before
+	}
 }
 
 // announce tells once that another configuration is in force in the kernel.

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,6 +115,8 @@ func TestChartSchema(t *testing.T) {
 		{"interval", []string{"--set", "configMap.config.resyncInterval=1d"}, []string{"'1d'"}},
 		{"boolean as text", []string{"--set-string", "agent.ipv6=yes"}, []string{"at '/agent/ipv6'"}},
 		{"chain name", []string{"--set", "agent.masqChain=a b"}, []string{"at '/agent/masqChain'"}},
+		{"a digest that is cut", []string{"--set", "agent.expectedDigest=ad2f7ae2"}, []string{"at '/agent/expectedDigest'"}},
+		{"the digest of no ConfigMap", []string{"--set", "agent.expectedDigest=release"}, []string{"the release has no ConfigMap"}},
 		{"mode of certificates", []string{"--set", "certs.mode=certmanager"}, []string{"at '/certs/mode'"}},
 		{"no certificate provided", []string{"--set", "certs.mode=provided"}, []string{"'/certs/provided/caBundle'", "'/certs/provided/secretName'"}},
 		{"rule without .rego", []string{"--set", "customRules.payments=x"}, []string{"at '/customRules'", "'payments' not allowed"}},
@@ -133,6 +137,29 @@ func TestChartSchema(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestChartExpectsItsOwnConfig: what the annotation asks for is the text that agents will read.
+func TestChartExpectsItsOwnConfig(t *testing.T) {
+	h := needHelm(t)
+	var text, expected string
+	for _, object := range objects(t, render(t, h, release, "--set", "configMap.create=true,agent.expectedDigest=release,agent.podAnnotations.a=b")) {
+		switch object.GetKind() {
+		case "ConfigMap":
+			if object.GetName() == configMap {
+				text, _, _ = unstructured.NestedString(object.Object, "data", "config")
+			}
+		case "DaemonSet":
+			annotations, _, _ := unstructured.NestedStringMap(object.Object, "spec", "template", "metadata", "annotations")
+			expected = annotations["ip-masq-guard.io/expected-digest"]
+			if annotations["a"] != "b" {
+				t.Errorf("annotations %q", annotations)
+			}
+		}
+	}
+	if sum := fmt.Sprintf("%x", sha256.Sum256([]byte(text))); text == "" || expected != sum {
+		t.Errorf("expected %q, but the text has %s:\n%s", expected, sum, text)
 	}
 }
 

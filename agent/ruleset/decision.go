@@ -71,10 +71,7 @@ func (d Decision) everywhere() netip.Prefix {
 // Masquerades tells whether a new flow leaves with the node's address. The
 // longest prefix around the destination decides, and nothing around it means yes.
 func (d Decision) Masquerades(source, destination netip.Addr, outInterface string) bool {
-	contains := func(addr netip.Addr) func(netip.Prefix) bool {
-		return func(p netip.Prefix) bool { return p.Contains(addr) }
-	}
-	if len(d.Sources) > 0 && !slices.ContainsFunc(d.Sources, contains(source)) {
+	if !d.Judges(source) {
 		return false
 	}
 	covers := func(pattern string) bool { return interfaceCovers(pattern, outInterface) }
@@ -91,6 +88,11 @@ func interfaceCovers(pattern, name string) bool {
 		return strings.HasPrefix(name, beginning)
 	}
 	return pattern == name
+}
+
+// Judges tells whether what comes from this source may be masqueraded at all.
+func (d Decision) Judges(source netip.Addr) bool {
+	return len(d.Sources) == 0 || slices.ContainsFunc(d.Sources, func(p netip.Prefix) bool { return p.Contains(source) })
 }
 
 // longest is the length of the longest prefix around an address, -1 without one.

@@ -53,6 +53,21 @@ labels:
 {{- end -}}
 {{- end -}}
 
+{{- define "guard.config" -}}
+{{- toYaml .Values.configMap.config }}
+{{- end -}}
+
+{{/* The SHA-256 that agents are to have applied, or nothing. The text in the ConfigMap ends with a line break. */}}
+{{- define "guard.expectedDigest" -}}
+{{- if ne .Values.agent.expectedDigest "release" -}}
+{{- .Values.agent.expectedDigest }}
+{{- else if .Values.configMap.create -}}
+{{- printf "%s\n" (include "guard.config" .) | sha256sum }}
+{{- else -}}
+{{- fail "agent.expectedDigest: the release has no ConfigMap; write the SHA-256, or set configMap.create" }}
+{{- end -}}
+{{- end -}}
+
 {{- define "guard.configMapName" -}}ip-masq-agent{{- end -}}
 
 {{/* The file that --params names: what the cluster's owner sets, and the flags that
