@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -128,29 +129,38 @@ func askable(address string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// ask returns what an agent answers to /status.
+// ask returns what an agent answers to /status. The request is written by hand: a client of
+// net/http would be half a megabyte of program, in the memory of every agent that runs.
 func ask(ctx context.Context, address string) (_ []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/status", http.NoBody)
-	if err != nil {
-		return nil, fmt.Errorf("asking the agent: %w", err)
-	}
-	// Without a proxy, which the environment may name: the agent is on this node.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	answer, err := client.Do(request)
+	connection, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("asking the agent: %w; does it run, and serve at --address?", err)
 	}
-	defer func() { err = errors.Join(err, answer.Body.Close()) }()
-	text, err := io.ReadAll(io.LimitReader(answer.Body, maxReportBytes))
+	defer func() { err = errors.Join(err, connection.Close()) }()
+	stop := context.AfterFunc(ctx, func() { _ = connection.SetDeadline(time.Now()) })
+	defer stop()
+	text, err := exchange(connection, address)
 	if err != nil {
-		return nil, fmt.Errorf("asking the agent at %s: %w", address, err)
-	}
-	if answer.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("asking the agent at %s: it answers %s; is it an agent of this version?", address, answer.Status)
+		return nil, fmt.Errorf("asking the agent at %s: %w", address, errors.Join(err, ctx.Err()))
 	}
 	return text, nil
+}
+
+func exchange(connection net.Conn, address string) (_ []byte, err error) {
+	if _, err := fmt.Fprintf(connection, "GET /status HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", address); err != nil {
+		return nil, err
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(connection), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, answer.Body.Close()) }()
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("it answers %s; is it an agent of this version?", answer.Status)
+	}
+	return io.ReadAll(io.LimitReader(answer.Body, maxReportBytes))
 }
 
 // readReport reads an answer; fields that it does not know are those of a later agent.
@@ -183,7 +193,11 @@ func (r report) summary() string {
 	if r.Config.Source == "" {
 		line("configuration", "none yet")
 	} else {
-		line("configuration", "%s, %s%s", sources()[origin(r.Config.Source)], named(r.Config.Digest), r.since(r.Config.Since))
+		which := sources()[origin(r.Config.Source)]
+		if r.Config.Override != "" {
+			which += " with " + r.Config.Override
+		}
+		line("configuration", "%s, %s%s", which, named(r.Config.Digest), r.since(r.Config.Since))
 	}
 	if r.Applied == nil {
 		line("applied", "nothing yet")

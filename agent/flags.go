@@ -200,7 +200,7 @@ func twoDashes(args []string) []string {
 		if arg == "--" {
 			return append(written, args[i:]...)
 		}
-		if len(arg) > 1 && arg[0] == '-' && arg[1] != '-' && arg != "-h" {
+		if name, _, _ := strings.Cut(arg, "="); len(arg) > 1 && arg[0] == '-' && arg[1] != '-' && name != "-h" && name != "-o" {
 			arg = "-" + arg
 		}
 		written = append(written, arg)
