@@ -197,7 +197,7 @@ func appendEntry(body []byte, e ruleset.SetEntry) []byte {
 			}
 			return appendAttribute(body, kind|unix.NLA_F_NET_BYTEORDER, e.Prefix.Addr().AsSlice())
 		})
-		body = appendAttribute(body, nl.IPSET_ATTR_CIDR, []byte{byte(e.Prefix.Bits())})
+		body = appendAttribute(body, nl.IPSET_ATTR_CIDR, []byte{byte(e.Prefix.Bits())}) //nolint:gosec // at most 128
 		if e.Exception {
 			body = appendAttribute(body, nl.IPSET_ATTR_CADT_FLAGS|unix.NLA_F_NET_BYTEORDER, bigEndian(nl.IPSET_FLAG_NOMATCH))
 		}
@@ -262,9 +262,10 @@ func setName(body []byte, name string) []byte {
 	return appendAttribute(body, nl.IPSET_ATTR_SETNAME, append([]byte(name), 0))
 }
 
+// appendAttribute wants values of less than 64 KiB, as the kernel does.
 func appendAttribute(body []byte, kind int, value []byte) []byte {
-	body = binary.NativeEndian.AppendUint16(body, uint16(unix.SizeofNlAttr+len(value)))
-	body = binary.NativeEndian.AppendUint16(body, uint16(kind))
+	body = binary.NativeEndian.AppendUint16(body, uint16(unix.SizeofNlAttr+len(value))) //nolint:gosec // see above
+	body = binary.NativeEndian.AppendUint16(body, uint16(kind))                         //nolint:gosec // a constant and its flags
 	body = append(body, value...)
 	return append(body, make([]byte, aligned(len(value))-len(value))...)
 }
@@ -273,7 +274,7 @@ func appendAttribute(body []byte, kind int, value []byte) []byte {
 func appendNest(body []byte, kind int, fill func(body []byte) []byte) []byte {
 	begin := len(body)
 	body = fill(appendAttribute(body, kind|unix.NLA_F_NESTED, nil))
-	binary.NativeEndian.PutUint16(body[begin:], uint16(len(body)-begin))
+	binary.NativeEndian.PutUint16(body[begin:], uint16(len(body)-begin)) //nolint:gosec // as appendAttribute
 	return body
 }
 
@@ -307,7 +308,10 @@ func within(body []byte, kind int) iter.Seq2[int, []byte] {
 
 func aligned(length int) int { return (length + unix.NLA_ALIGNTO - 1) &^ (unix.NLA_ALIGNTO - 1) }
 
-func bigEndian(n int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
+// bigEndian writes a number that is not negative and has at most 31 bits.
+func bigEndian(n int) []byte {
+	return binary.BigEndian.AppendUint32(nil, uint32(n)) //nolint:gosec // see above
+}
 
 // number reads a value of four bytes; of another length it is none of the kernel's.
 func number(value []byte) uint32 {

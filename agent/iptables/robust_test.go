@@ -94,12 +94,13 @@ func TestLockWaitIsTold(t *testing.T) {
 }
 
 // TestWalkEndsLikeAFreshStart goes through configurations, flags and disturbances by
-// chance; where it ends must not tell how it came there.
+// chance; where each step ends must not tell how it came there.
 func TestWalkEndsLikeAFreshStart(t *testing.T) {
-	const steps = 40
+	const steps = 50
 	for _, p := range places() {
 		t.Run(p.String(), func(t *testing.T) {
 			n := p.node(t)
+			n.ipset(t, "create", "KUBE-LOOP-BACK", "hash:net", "family", n.prefix("inet", "inet6"))
 			seed := uint64(time.Now().UnixNano())
 			t.Logf("seed %d", seed)
 			chance := rand.New(rand.NewPCG(seed, 0))
@@ -111,12 +112,12 @@ func TestWalkEndsLikeAFreshStart(t *testing.T) {
 				if drift := n.inspect(t, want); len(drift) > 0 {
 					t.Fatalf("step %d left drift %v", step, drift)
 				}
-			}
-			walked := n.rules(t)
-			fresh := n.node(t)
-			fresh.apply(t, want)
-			if diff := cmp.Diff(fresh.rules(t), walked); diff != "" {
-				t.Errorf("the walk differs from a fresh start (-fresh +walked):\n%s", diff)
+				fresh := n.node(t)
+				fresh.ipset(t, "create", "KUBE-LOOP-BACK", "hash:net", "family", n.prefix("inet", "inet6"))
+				fresh.apply(t, want)
+				if diff := cmp.Diff(append(fresh.rules(t), fresh.sets(t)...), append(n.rules(t), n.sets(t)...)); diff != "" {
+					t.Fatalf("step %d differs from a fresh start (-fresh +walked):\n%s", step, diff)
+				}
 			}
 		})
 	}
@@ -128,7 +129,8 @@ func disturb(t *testing.T, n node, chance *rand.Rand, held ruleset.Ruleset) {
 	if held.Rules == nil {
 		return
 	}
-	switch chance.IntN(8) {
+	set, next := ruleset.SetNames("IP-MASQ-AGENT", n.family)
+	switch chance.IntN(12) {
 	case 0:
 		n.other(t, "-F")
 		n.other(t, "-X")
@@ -142,20 +144,37 @@ func disturb(t *testing.T, n node, chance *rand.Rand, held ruleset.Ruleset) {
 		n.other(t, append([]string{"-I", "POSTROUTING"}, held.Jump...)...)
 	case 5:
 		n.other(t, "-A", "POSTROUTING", "-p", "udp", "-j", "IP-MASQ-AGENT")
+	case 6:
+		_, _ = n.Run(t.Context(), "ipset", "flush", set) // there may be none
+	case 7:
+		n.ipset(t, "create", next, "hash:net", "family", n.prefix("inet", "inet6"))
+	case 8:
+		n.other(t, "-F", "IP-MASQ-AGENT")
+		_, _ = n.Run(t.Context(), "ipset", "destroy", set) // there may be none
 	default: // nothing
 	}
 }
 
 func randomConfig(chance *rand.Rand) config.Config {
-	c := config.Config{MasqueradeLinkLocal: chance.IntN(2) == 0, MasqueradeLinkLocalIPv6: chance.IntN(2) == 0}
-	for range chance.IntN(12) {
-		if chance.IntN(2) == 0 {
-			c.NonMasquerade = append(c.NonMasquerade, randomPrefix(chance, 4))
-		} else {
-			c.NonMasquerade = append(c.NonMasquerade, randomPrefix(chance, 16))
-		}
+	c := config.Config{
+		MasqueradeLinkLocal: chance.IntN(2) == 0, MasqueradeLinkLocalIPv6: chance.IntN(2) == 0,
+		NonMasquerade: randomList(chance, 12),
+	}
+	if chance.IntN(3) == 0 {
+		c.Masquerade = randomList(chance, 6)
+	}
+	if chance.IntN(3) == 0 { // lists of which parts change
+		c.NonMasquerade = append(c.NonMasquerade, prefixes(many(100, chance.IntN(3))...)...)
 	}
 	return c
+}
+
+func randomList(chance *rand.Rand, most int) []netip.Prefix {
+	var list []netip.Prefix
+	for range chance.IntN(most) {
+		list = append(list, randomPrefix(chance, []int{4, 16}[chance.IntN(2)]))
+	}
+	return list
 }
 
 // randomPrefix has many zero bytes, where texts of IPv6 addresses differ.
@@ -178,7 +197,16 @@ func randomPrefix(chance *rand.Rand, size int) netip.Prefix {
 }
 
 func randomOptions(chance *rand.Rand) ruleset.Options {
-	o := ruleset.Options{Chain: "IP-MASQ-AGENT", RandomFully: chance.IntN(2) == 0}
+	o := ruleset.Options{
+		Chain: "IP-MASQ-AGENT", RandomFully: chance.IntN(2) == 0, SpareMulticast: chance.IntN(3) == 0,
+		Sets: true, SetThreshold: []int{0, 5, 64, ruleset.MaxSetThreshold}[chance.IntN(4)],
+	}
+	if chance.IntN(3) == 0 {
+		o.Sources = randomList(chance, 3)
+	}
+	if chance.IntN(3) == 0 {
+		o.Interfaces = []string{"eth0", "bond+"}[chance.IntN(2):]
+	}
 	first := 1 + chance.IntN(60000)
 	for range chance.IntN(4) {
 		last := first + chance.IntN(1500)

@@ -182,11 +182,11 @@ func RemoveSets(family ruleset.Family, chain string) (Removal, error) {
 	r := Removal{Backend: setBackend, Family: family}
 	seen, err := seeSets(ruleset.Ruleset{Decision: ruleset.Decision{Family: family}, Chain: chain})
 	for _, name := range seen.stale {
-		switch err := destroySet(name); {
-		case errors.Is(err, nl.IPSetError(nl.IPSET_ERR_BUSY)):
+		switch failure := destroySet(name); {
+		case errors.Is(failure, nl.IPSetError(nl.IPSET_ERR_BUSY)):
 			r.Left = append(r.Left, fmt.Sprintf("set %s stays, since rules of others ask it", name))
-		case err != nil:
-			return r, err
+		case failure != nil:
+			return r, failure
 		default:
 			r.Lines = append(r.Lines, "set "+name)
 		}

@@ -76,8 +76,8 @@ func newFlowRoute(b *testing.B, backend iptables.Backend, rules ruleset.Ruleset)
 	if err != nil {
 		b.Fatal(err)
 	}
-	err = r.lab.Node.Do(func() error {
-		_, err := kernel.Apply(b.Context(), rules)
+	err = r.lab.Node.Do(func() (err error) {
+		_, err = kernel.Apply(b.Context(), rules)
 		return err
 	})
 	if err != nil {
