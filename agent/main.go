@@ -129,6 +129,9 @@ func daemon(ctx context.Context, opts options, kernel kernel, watch *notify.Watc
 	if err != nil {
 		return err
 	}
+	if err := forgetStart(); err != nil {
+		log.DebugContext(ctx, "more memory is taken than need be", "error", err)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	w := newWatcher(ctx, opts.inputs(), log)
 	var watching sync.WaitGroup
@@ -140,6 +143,7 @@ func daemon(ctx context.Context, opts options, kernel kernel, watch *notify.Watc
 			}
 		})
 	}
+	watching.Go(func() { s.masqueraders.run(ctx) })
 
 	s.run(ctx, w.changes, notices(watch))
 

@@ -35,6 +35,7 @@ type metrics struct {
 	lockWait     prometheus.Counter
 	forgotten    *prometheus.CounterVec
 	rules        *prometheus.GaugeVec
+	foreign      *prometheus.GaugeVec
 	lastVerified prometheus.Gauge
 	wakeups      prometheus.Counter
 	postponed    prometheus.Counter
@@ -56,7 +57,9 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 		cidrs:    gauge("config_cidrs", "CIDRs of the configuration in force that are not masqueraded.", "family"),
 		problems: gauge("config_file_problems", "Problems in the configuration file as it is now.", "severity"),
 		held:     gauge("rules_verified", "1 when the kernel was seen to hold the rules at the last pass.", "family"),
-		rules:    gauge("rules", "Rules that the kernel is to hold, the jump included.", "family"),
+		foreign: gauge("foreign_masqueraders", "Rules of other programs that rewrite sources beside ours, by what they do to packets of ours: "+
+			"undoes, unknown, shadows-us, duplicate, harmless.", "family", "owner", "verdict"),
+		rules: gauge("rules", "Rules that the kernel is to hold, the jump included.", "family"),
 		resync: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "resync_interval_seconds", Help: "Time between two passes when nothing changes.",
 		}),
@@ -105,7 +108,7 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 	build.WithLabelValues(version, runtime.Version()).Set(1)
 
 	m.registry.MustRegister(build, m.info, m.applied, m.rules, m.cidrs, m.resync, m.problems, m.fileRefused, m.refusals, m.held, m.drift,
-		m.passSeconds, m.phaseSeconds, m.lockWait, m.forgotten, m.lastVerified,
+		m.passSeconds, m.phaseSeconds, m.lockWait, m.forgotten, m.foreign, m.lastVerified,
 		m.wakeups, m.postponed,
 		m.told("kernel_changes_total", "Transactions in the kernel that concern the rules, the agent's own too.",
 			func(c notify.Counts) int { return c.Changes }),

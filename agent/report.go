@@ -40,6 +40,7 @@ type report struct {
 	File     reportFile      `json:"file"`
 	Backend  reportBackend   `json:"backend"`
 	Families []reportFamily  `json:"families"`
+	Others   reportOthers    `json:"masqueraders"`
 	Passes   reportPasses    `json:"passes"`
 	Versions reportVersions  `json:"versions"`
 	Checks   []reportCheck   `json:"checks"`
@@ -126,6 +127,7 @@ func newReport(v view) report {
 		Passes:   reportPasses{Last: moment(s.passed), Next: s.due.UTC(), Interval: s.interval.Seconds()},
 		Versions: reportVersions{Agent: buildVersion(), Go: runtime.Version(), Backend: v.about.backendVersion, Kernel: v.about.kernelVersion},
 	}
+	r.Others = v.others.status()
 	if s.applied != nil {
 		r.Applied = &reportApplied{Digest: s.applied.digest, Since: s.applied.since.UTC()}
 	}

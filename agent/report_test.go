@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	others "github.com/ip-masq-guard/ip-masq-guard/agent/foreign"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -38,6 +39,12 @@ func (w *world) status(t *testing.T, schema *jsonschema.Schema) report {
 	if code != http.StatusOK {
 		t.Fatalf("/status: code %d: %s", code, body)
 	}
+	return parseReport(t, schema, body)
+}
+
+// parseReport reads an answer of /status, and holds it to the schema.
+func parseReport(t *testing.T, schema *jsonschema.Schema, body string) report {
+	t.Helper()
 	answer, err := jsonschema.UnmarshalJSON(strings.NewReader(body))
 	must(t, err)
 	if err := schema.Validate(answer); err != nil {
@@ -72,6 +79,7 @@ func TestStatusTellsWhatIsInForce(t *testing.T) {
 			File:     reportFile{Path: w.file, State: "unread", Problems: []reportProblem{}},
 			Backend:  reportBackend{Name: "nft", Reason: "--iptables-backend"},
 			Families: []reportFamily{},
+			Others:   reportOthers{Findings: []others.Finding{}, Partial: []string{}},
 			Passes:   reportPasses{Next: start},
 			Checks:   []reportCheck{{"rules", false, "not applied yet"}, {"file", true, ""}, {"digest", true, ""}},
 		}

@@ -80,6 +80,7 @@ type view struct {
 
 	about    about
 	expected expectation
+	others   *surveyed // nil before the first survey
 	now      time.Time
 }
 

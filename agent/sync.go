@@ -62,7 +62,10 @@ type syncer struct {
 	log     *slog.Logger
 	metrics *metrics
 	about   about
-	status  atomic.Pointer[status] // never nil
+
+	masqueraders *masqueraders
+	surveyDue    bool                   // our rules have changed
+	status       atomic.Pointer[status] // never nil
 
 	labels   nodeLabels
 	seen     *reading         // what was judged last; nil before the first pass
@@ -126,6 +129,7 @@ func newSyncer(opts options, kernel kernel, log *slog.Logger) *syncer {
 		opts: opts, kernel: kernel, store: store{dir: opts.stateDir}, log: log, labels: nodeLabels{path: opts.labelsPath},
 		metrics: newMetrics(buildVersion(), opts.families()),
 	}
+	s.masqueraders = newMasqueraders(s.metrics, log)
 	for _, version := range opts.families() {
 		s.families = append(s.families, &family{version: version, drifts: map[ruleset.Drift]int{}})
 	}
@@ -195,6 +199,10 @@ func (s *syncer) pass(ctx context.Context) time.Duration {
 		s.verify(ctx)
 	default:
 		settle()
+	}
+	if s.surveyDue {
+		s.surveyDue = false
+		s.masqueraders.look(s.places())
 	}
 	return wait
 }
@@ -399,6 +407,7 @@ func (s *syncer) announce(ctx context.Context, err error) {
 		return
 	}
 	s.announced = s.force.inForceName
+	s.surveyDue = true
 	defer debug.FreeOSMemory() // what parsing took is not needed until the next change
 	s.log.InfoContext(ctx, "configuration applied",
 		"digest", s.force.digest, "source", s.force.origin, "override", s.force.override, "cidrs", len(s.force.config.NonMasquerade),
@@ -497,5 +506,5 @@ func (s *syncer) fileStatus(since time.Time) fileStatus {
 
 // view is what a question now is answered from.
 func (s *syncer) view() view {
-	return view{s.status.Load(), s.about, expect(s.opts.expectedDigest), time.Now()}
+	return view{s.status.Load(), s.about, expect(s.opts.expectedDigest), s.masqueraders.latest.Load(), time.Now()}
 }

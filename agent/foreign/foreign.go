@@ -53,11 +53,11 @@ type Finding struct {
 	// destinations: for undoes and unknown those that our list spares, for shadows-us and
 	// duplicate those that it does not. Each is a prefix, or "10.0.0.0-10.244.0.255" where
 	// that takes several; at most 16, in order, and More counts the rest.
-	Sources []string `json:"sources,omitempty"`
-	Ranges  []string `json:"ranges,omitempty"`
-	More    int      `json:"more,omitempty"`
+	Sources []string `json:"sources"`
+	Ranges  []string `json:"ranges"`
+	More    int      `json:"more"`
 
-	Remedy string `json:"remedy,omitempty"` // what to do, one line; empty where nothing is to be done
+	Remedy string `json:"remedy"` // what to do, one line; empty where nothing is to be done
 }
 
 // Kind is what findings are counted by.
@@ -170,9 +170,9 @@ type rule struct {
 	ports    bool   // it chooses source ports
 }
 
-// natPriority is NF_IP_PRI_NAT_SRC (linux/netfilter_ipv4.h), where iptables hooks its
+// NATPriority is NF_IP_PRI_NAT_SRC (linux/netfilter_ipv4.h), where iptables hooks its
 // nat table at postrouting.
-const natPriority = 100
+const NATPriority = 100
 
 func familyName(f ruleset.Family) string {
 	if f == ruleset.IPv6 {

@@ -28,9 +28,9 @@ type Object struct {
 func (o Object) Arguments() []string { return []string{o.Kind, o.Family, o.Table, o.Name} }
 
 // NFTScan reads what nft -j lists, and keeps what belongs to chains that hook nat at
-// postrouting. It takes a whole "list ruleset", or, as that may be very large on a busy
-// node, "list chains" first and then, until there is none, every Object that is
-// Wanted. See NewNFTScan.
+// postrouting: first "list chains", then, until there is none, every Object that is
+// Wanted. A whole "list ruleset" holds all that in one text, which has to be read
+// again as long as something is wanted, and is very large on a busy node. See NewNFTScan.
 type NFTScan struct {
 	skip func(family, table, chain string) bool
 
@@ -88,36 +88,37 @@ func compareObjects(a, b Object) int { return slices.Compare(a.Arguments(), b.Ar
 // Missing tells that a wanted object is gone.
 func (s *NFTScan) Missing(o Object) { s.known[o] = &nftObject{} }
 
-// Read takes the output of one listing, object by object. A whole ruleset prints
-// chains before their rules, and sets and maps before both: what it has not asked for
-// when it comes by is wanted afterwards.
-func (s *NFTScan) Read(r io.Reader) error {
-	decoder := json.NewDecoder(r)
-	if err := enterList(decoder); err != nil {
-		return fmt.Errorf("reading the output of nft: %w", err)
+// nftOutput is one element of what nft prints; it has one of the fields.
+type nftOutput struct {
+	Chain *struct {
+		Family, Table, Name, Type, Hook string
+		Prio                            json.RawMessage
 	}
+	Rule     *nftRule
+	Set, Map *struct {
+		Family, Table, Name string
+		Elem                []json.RawMessage
+	}
+}
+
+// ReadChains takes the output of "list chains", or a whole ruleset, and wants the base
+// chains in it that hook nat at postrouting.
+func (s *NFTScan) ReadChains(r io.Reader) error {
+	return eachOutput(r, func(o nftOutput) {
+		if o.Chain != nil && o.Chain.Type == "nat" && o.Chain.Hook == "postrouting" {
+			s.base(Object{"chain", o.Chain.Family, o.Chain.Table, o.Chain.Name}, o.Chain.Prio)
+		}
+	})
+}
+
+// Read takes the output of "list" with a wanted object, or a whole ruleset, and wants
+// what it leads to.
+func (s *NFTScan) Read(r io.Reader) error {
 	listed := map[Object]*nftObject{}
-	for decoder.More() {
-		var o struct {
-			Chain *struct {
-				Family, Table, Name, Type, Hook string
-				Prio                            json.RawMessage
-			}
-			Rule     *nftRule
-			Set, Map *struct {
-				Family, Table, Name string
-				Elem                []json.RawMessage
-			}
-		}
-		if err := decoder.Decode(&o); err != nil {
-			return fmt.Errorf("reading the output of nft: %w", err)
-		}
+	err := eachOutput(r, func(o nftOutput) {
 		switch {
 		case o.Chain != nil:
 			c := Object{"chain", o.Chain.Family, o.Chain.Table, o.Chain.Name}
-			if o.Chain.Type == "nat" && o.Chain.Hook == "postrouting" {
-				s.base(c, o.Chain.Prio)
-			}
 			if read, wanted := s.known[c]; wanted && read == nil {
 				listed[c] = &nftObject{}
 			}
@@ -128,8 +129,30 @@ func (s *NFTScan) Read(r io.Reader) error {
 		case o.Map != nil:
 			s.elements(Object{"map", o.Map.Family, o.Map.Table, o.Map.Name}, o.Map.Elem, listed)
 		}
+	})
+	if err != nil {
+		return err
 	}
 	maps.Copy(s.known, listed)
+	return nil
+}
+
+// eachOutput decodes element by element; the whole may be large.
+func eachOutput(r io.Reader, take func(nftOutput)) error {
+	decoder := json.NewDecoder(r)
+	err := enterList(decoder)
+	for err == nil && decoder.More() {
+		var o nftOutput
+		if err = decoder.Decode(&o); err == nil {
+			take(o)
+		}
+	}
+	if err == nil {
+		_, err = decoder.Token() // the end of the list, without which it is torn
+	}
+	if err != nil {
+		return fmt.Errorf("reading the output of nft: %w", err)
+	}
 	return nil
 }
 
@@ -151,7 +174,7 @@ func (s *NFTScan) base(o Object, priority json.RawMessage) {
 	if s.skip(o.Family, o.Table, o.Name) || slices.ContainsFunc(s.bases, func(b baseChain) bool { return b.Object == o }) {
 		return
 	}
-	b := baseChain{Object: o, priority: natPriority}
+	b := baseChain{Object: o, priority: NATPriority}
 	if n, err := strconv.Atoi(string(priority)); err == nil {
 		b.priority = n
 	}
@@ -299,7 +322,7 @@ func (s *NFTScan) Hooks(family ruleset.Family) (hooks []Hook, whole bool) {
 			continue
 		}
 		hook := Hook{
-			Backend: native, Family: family, Table: base.Family + " " + base.Table, Chain: base.Name, Priority: base.priority,
+			Backend: Native, Family: family, Table: base.Family + " " + base.Table, Chain: base.Name, Priority: base.priority,
 			chains: map[string][]rule{},
 		}
 		for o, content := range s.known {

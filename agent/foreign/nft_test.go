@@ -18,6 +18,9 @@ import (
 func scanNFT(t *testing.T, text []byte) *foreign.NFTScan {
 	t.Helper()
 	s := foreign.NewNFTScan(func(_, table, chain string) bool { return table == "nat" && chain == "POSTROUTING" })
+	if err := s.ReadChains(bytes.NewReader(text)); err != nil {
+		t.Fatal(err)
+	}
 	for range 10 {
 		before := s.Wanted()
 		if err := s.Read(bytes.NewReader(text)); err != nil {
@@ -171,12 +174,13 @@ func TestNFTRefuses(t *testing.T) {
 		{"empty", "", "reading the output of nft: EOF"},
 		{"other JSON", `{"rules": []}`, "reading the output of nft: it has rules in the place of nftables"},
 		{"torn", `{"nftables": [{"chain": {"family": "ip", "ta`, "reading the output of nft: unexpected EOF"},
+		{"torn between elements", `{"nftables": [{"chain": {"family": "ip"}}`, "reading the output of nft: EOF"},
 		{"of another shape", `{"nftables": [{"chain": 5}]}`, "reading the output of nft: json: cannot unmarshal"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			s := foreign.NewNFTScan(func(string, string, string) bool { return false })
-			if err := s.Read(strings.NewReader(test.text)); err == nil || !strings.HasPrefix(err.Error(), test.want) {
+			if err := s.ReadChains(strings.NewReader(test.text)); err == nil || !strings.HasPrefix(err.Error(), test.want) {
 				t.Errorf("Read: %v, want an error that begins %q", err, test.want)
 			}
 		})

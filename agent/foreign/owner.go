@@ -89,6 +89,7 @@ var (
 		{"incus", ownerIncus},
 		{"lxd", ownerIncus},
 		{"kube-router", ownerKubeRouter},
+		{"ip-masq", ownerAgent},
 	}
 	commentSigns = []sign{
 		{"ip-masq-agent", ownerAgent},
@@ -141,7 +142,7 @@ func recognise(signs []sign, name string) string {
 // owner tells whose rule it is: by its table, by the chains that lead to it, by its
 // comments, its sets or its interface.
 func owner(at Hook, path []string, r rule) string {
-	if at.Backend == native {
+	if at.Backend == Native {
 		_, name, _ := strings.Cut(at.Table, " ")
 		if known := recognise(tableSigns, name); known != "" {
 			return known

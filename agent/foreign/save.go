@@ -12,12 +12,11 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
-// The backends of a Hook. Those of iptables are the names of the package iptables.
-const (
-	native = "nftables"
+// Native is the backend of a Hook in a table that is not iptables'. Those of iptables
+// are named as in the package iptables.
+const Native = "nftables"
 
-	postrouting = "POSTROUTING"
-)
+const postrouting = "POSTROUTING"
 
 // maxRules bounds what is kept of one hook: the rules of chains that are reachable
 // from it. Those of a busy node's services are not.
@@ -43,7 +42,6 @@ type Sets func(name string) (*netipx.IPSet, bool)
 type SaveScan struct {
 	backend string
 	family  ruleset.Family
-	sets    Sets
 
 	reachable map[string]bool // by this pass or an earlier one
 	fresh     map[string]bool // found reachable in this pass, without rules since
@@ -53,9 +51,9 @@ type SaveScan struct {
 }
 
 // NewSaveScan begins to read one table: the backend is nft or legacy.
-func NewSaveScan(backend string, family ruleset.Family, sets Sets) *SaveScan {
+func NewSaveScan(backend string, family ruleset.Family) *SaveScan {
 	return &SaveScan{
-		backend: backend, family: family, sets: sets,
+		backend: backend, family: family,
 		reachable: map[string]bool{postrouting: true}, fresh: map[string]bool{}, chains: map[string][]rule{},
 	}
 }
@@ -76,7 +74,7 @@ func (s *SaveScan) Line(line string) {
 		return
 	}
 	s.kept++
-	r := parseRule(line, s.family, s.sets)
+	r := parseRule(line, s.family, nil)
 	s.chains[chain] = append(s.chains[chain], r)
 	if (r.kind == jumps || r.kind == goes) && !s.reachable[r.chain] {
 		s.reachable[r.chain], s.fresh[r.chain] = true, true
@@ -95,10 +93,18 @@ func (s *SaveScan) Again() bool {
 	return true
 }
 
-// Hook is what has been read. Its bool is false when there are more rules than are kept.
-func (s *SaveScan) Hook() (h Hook, whole bool) {
+// Hook is what has been read, with ipsets resolved by sets, which may be nil. Its bool
+// is false when there are more rules than are kept.
+func (s *SaveScan) Hook(sets Sets) (h Hook, whole bool) {
+	for _, rules := range s.chains {
+		for i, r := range rules {
+			if sets != nil && strings.Contains(r.text, setCondition) {
+				rules[i] = parseRule(r.text, s.family, sets)
+			}
+		}
+	}
 	return Hook{
-		Backend: s.backend, Family: s.family, Table: "nat", Chain: postrouting, Priority: natPriority, chains: s.chains,
+		Backend: s.backend, Family: s.family, Table: "nat", Chain: postrouting, Priority: NATPriority, chains: s.chains,
 	}, !s.over
 }
 
@@ -267,7 +273,7 @@ func (p *saveParser) set(name, directions string) {
 			return
 		}
 	}
-	f := fact{kind: opaque, text: setCondition + name + " " + directions, negated: p.negated}
+	f := fact{kind: opaque, text: strings.TrimSpace(setCondition + name + " " + directions), negated: p.negated}
 	if name == loopBack {
 		f.kind = hairpin
 	}

@@ -1,15 +1,12 @@
 package foreign
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"go4.org/netipx"
-
-	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
 // Bounds of one walk. The kernel forbids loops and more than 16 nested jumps
@@ -39,7 +36,11 @@ type walker struct {
 
 func newWalker(ours Ours) *walker {
 	w := &walker{ours: ours, all: everything(ours.Decision.Family)}
-	w.spared = sparedBy(ours.Decision)
+	spared, err := ours.Decision.SparedSet()
+	if err != nil { // an invalid prefix, which no Decision has
+		spared = &netipx.IPSet{}
+	}
+	w.spared = spared
 	w.pods = w.all
 	if len(ours.Decision.Sources) > 0 {
 		w.pods = setOf(ours.Decision.Sources...)
@@ -47,39 +48,13 @@ func newWalker(ours Ours) *walker {
 	return w
 }
 
-// sparedBy is the set of destinations that a Decision spares: of nested prefixes
-// the longest decides, and of equal ones the exception.
-func sparedBy(d ruleset.Decision) *netipx.IPSet {
-	type entry struct {
-		prefix netip.Prefix
-		spares bool
-	}
-	var entries []entry
-	for _, p := range d.Spared {
-		entries = append(entries, entry{p, true})
-	}
-	for _, p := range d.Exceptions {
-		entries = append(entries, entry{p, false})
-	}
-	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(a.prefix.Bits(), b.prefix.Bits()) })
-	var b netipx.IPSetBuilder
-	for _, e := range entries {
-		if e.spares {
-			b.AddPrefix(e.prefix)
-		} else {
-			b.RemovePrefix(e.prefix)
-		}
-	}
-	return built(&b)
-}
-
 // holdsOurs tells that our rules stand in this hook.
 func (w *walker) holdsOurs(h Hook) bool {
-	return h.Backend == w.ours.Backend && (h.Backend != native || h.Table == w.ours.Table && h.Chain == w.ours.Chain)
+	return h.Backend == w.ours.Backend && (h.Backend != Native || h.Table == w.ours.Table && h.Chain == w.ours.Chain)
 }
 
 func (w *walker) hook(h Hook) {
-	if h.Backend == native && w.holdsOurs(h) {
+	if h.Backend == Native && w.holdsOurs(h) {
 		return
 	}
 	w.at, w.passed, w.steps, w.pending = h, false, 0, nil
@@ -138,7 +113,9 @@ func (w *walker) divide(b box) (taken, undone *netipx.IPSet) {
 // leavesByOurs tells that all of a box leaves by interfaces that we masquerade.
 func (w *walker) leavesByOurs(b box) bool {
 	return slices.ContainsFunc(b.facts, func(f fact) bool {
-		return f.kind == out && !f.negated && slices.Contains(w.ours.Decision.Interfaces, f.text)
+		return f.kind == out && !f.negated && slices.ContainsFunc(w.ours.Decision.Interfaces, func(pattern string) bool {
+			return covers(pattern, f.text)
+		})
 	})
 }
 
@@ -306,7 +283,7 @@ func (w *walker) translated(r rule, chain string, path []string, hit region) {
 func (w *walker) finding(r rule, chain string, path []string) Finding {
 	return Finding{
 		Owner: owner(w.at, path, r), Family: familyName(w.at.Family), Backend: w.at.Backend, Table: w.at.Table,
-		Chain: chain, Rule: r.text, Position: w.place,
+		Chain: chain, Rule: r.text, Position: w.place, Sources: []string{}, Ranges: []string{},
 	}
 }
 
@@ -319,7 +296,7 @@ func (f *Finding) tell(all, src, dst *netipx.IPSet) {
 }
 
 func (f *Finding) ranges(set *netipx.IPSet) []string {
-	var told []string
+	told := []string{}
 	for _, r := range set.Ranges() {
 		if len(told) == maxRanges {
 			f.More++

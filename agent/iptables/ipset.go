@@ -223,6 +223,9 @@ func decodeEntry(entry []byte) (ruleset.SetEntry, error) {
 			flags = number(value)
 		}
 	}
+	if bits < 0 {
+		bits = addr.BitLen() // hash:ip holds addresses alone
+	}
 	prefix := netip.PrefixFrom(addr, bits)
 	if !prefix.IsValid() {
 		return ruleset.SetEntry{}, fmt.Errorf("reading an entry of a set: %x is no prefix", entry)
