@@ -177,6 +177,8 @@ func TestCommandUsage(t *testing.T) {
 		{"unknown flag", []string{"cleanup", "--masq-chian=X"}, "cleanup: unknown flag: --masq-chian; agent cleanup --help lists the flags"},
 		{"no flag", []string{"cleanup", "now"}, `cleanup: "now" is no flag; values of switches are written --flag=value; agent cleanup --help lists the flags`},
 		{"negative wait", []string{"cleanup", "--wait=-1s"}, "cleanup: --wait=-1s: a time to wait is not negative"},
+		{"unknown format", []string{"plan", "-o=xml"}, `plan: --output="xml": unknown format; write diff or json`},
+		{"unknown flag of plan", []string{"plan", "--masq-chian=X"}, "unknown flag: --masq-chian; --help lists the flags"},
 		{"once and for ever", []string{"--once", "--cleanup-on-exit"}, `--cleanup-on-exit="true": with --once the rules are to stay; use one of the two`},
 		{"built-in chain", []string{"cleanup", "--masq-chain=OUTPUT"}, `cleanup: --masq-chain: checking chain name "OUTPUT": ` +
 			`iptables has a chain or target of its own by this name; choose another, such as IP-MASQ-AGENT`},

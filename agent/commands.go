@@ -20,6 +20,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"status", "tell what the agent of this node has in force", askStatus},
+		{"plan", "print what an agent with these flags would change in this kernel", plan},
 		{"cleanup", "remove the agent's rules from this node", cleanup},
 	}
 }

@@ -90,7 +90,9 @@ func TestReferenceNamesEveryFlag(t *testing.T) {
 
 func TestReferenceNamesEveryCommand(t *testing.T) {
 	var told []string
-	for _, flags := range []*pflag.FlagSet{new(cleanupOptions).flagSet(), new(statusOptions).flagSet()} {
+	plan := pflag.NewFlagSet("plan", pflag.ContinueOnError)
+	addPlanFlags(plan, new(string))
+	for _, flags := range []*pflag.FlagSet{new(cleanupOptions).flagSet(), new(statusOptions).flagSet(), plan} {
 		flags.VisitAll(func(flag *pflag.Flag) {
 			name, value := "`--"+flag.Name+"`", ""
 			if flag.Shorthand != "" {

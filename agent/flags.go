@@ -68,9 +68,15 @@ func (e usageError) Unwrap() error { return e.error }
 // parseFlags reads and checks the command line. A usageError tells everything that
 // is wrong, a line each.
 func parseFlags(args []string) (options, error) {
+	return parseWith(args, pflag.NewFlagSet("", pflag.ContinueOnError))
+}
+
+// parseWith is parseFlags with more flags.
+func parseWith(args []string, more *pflag.FlagSet) (options, error) {
 	opts := options{}
 	raw := rawFlags{}
 	flags := raw.flagSet(&opts)
+	flags.AddFlagSet(more)
 	if err := flags.Parse(twoDashes(args)); err != nil {
 		return options{}, usageError{fmt.Errorf("%w; --help lists the flags", err)}
 	}

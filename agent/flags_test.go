@@ -85,7 +85,7 @@ func TestWrongUsage(t *testing.T) {
 		{"unknown flag", []string{"--masq-chian=X"}, []string{"unknown flag: --masq-chian; --help lists the flags"}},
 		{"no value", []string{"--config-path"}, []string{"flag needs an argument: --config-path; --help lists the flags"}},
 		{"no switch value", []string{"--enable-ipv6", "false"}, []string{
-			`"false" is no flag and no command (status, cleanup, as the first word); values of switches are written --flag=value`,
+			`"false" is no flag and no command (status, plan, cleanup, as the first word); values of switches are written --flag=value`,
 		}},
 		{"built-in chain", []string{"--masq-chain=POSTROUTING"}, []string{`--masq-chain: checking chain name "POSTROUTING": `}},
 		{"long chain", []string{"--masq-chain=A1234567890123456789012345678"}, []string{`--masq-chain: checking chain name "A1234567890123456789012345678": `}},

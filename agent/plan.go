@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/spf13/pflag"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
+)
+
+// planner tells what the kernel holds of ours, and what it would hold.
+type planner interface {
+	Plan(ctx context.Context, want ruleset.Ruleset) (have, wanted []string, err error)
+}
+
+// planOptions are the flags of agent plan: those of a running agent, and its own.
+type planOptions struct {
+	options
+
+	output string
+}
+
+func addPlanFlags(flags *pflag.FlagSet, output *string) {
+	flags.StringVarP(output, "output", "o", "diff", "diff or json")
+}
+
+const planHelp = `Reads the file and this node's kernel as an agent with these flags would, and prints what it
+would change: a unified diff for each IP version and backend, in the words of iptables-save
+and ipset. Where nothing would change, nothing is printed. Nothing is written.
+
+A file that is refused would leave the last valid configuration in force, which is in
+--state-dir; without that nobody can tell from outside, since a running agent has it in memory.
+
+Usage:
+  agent plan [flags]
+
+Examples:
+  # What would an agent do that starts now, with the flags of the DaemonSet?
+  agent plan --masq-chain=IP-MASQ-AGENT --enable-ipv6
+
+  # What would this edit do?
+  agent plan --config-path=./ip-masq-agent
+
+  # For a program.
+  agent plan -o json
+
+Flags: every flag of a running agent, agent --help lists them, and
+%s
+Exit status: 0 nothing would change; 1 it cannot be told; 2 wrong usage; 3 something would
+change.
+`
+
+func plan(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	opts := planOptions{}
+	own := pflag.NewFlagSet("plan", pflag.ContinueOnError)
+	addPlanFlags(own, &opts.output)
+	parsed, err := parseWith(args, own)
+	if err != nil {
+		return err
+	}
+	opts.options = parsed
+	switch {
+	case opts.help:
+		_, err := fmt.Fprintf(stdout, planHelp, own.FlagUsages())
+		return err
+	case opts.output != "diff" && opts.output != "json":
+		return usageError{fmt.Errorf("plan: --output=%q: unknown format; write diff or json", opts.output)}
+	}
+
+	c, source, err := planned(opts.options, stderr)
+	if err != nil {
+		return err
+	}
+	backend, _, err := chooseBackend(ctx, opts.backend)
+	if err != nil {
+		return err
+	}
+	kernel, err := iptables.Open(backend)
+	if err != nil {
+		return err
+	}
+	changes := planResult{Source: source, Changes: []planChange{}}
+	for _, family := range opts.families() {
+		rules := ruleset.Build(c, family, opts.rules)
+		some, err := planFamily(ctx, kernel, backend, rules, opts.configPath)
+		if err != nil {
+			return fmt.Errorf("planning %s: %w", family, err)
+		}
+		changes.Changes = append(changes.Changes, some...)
+	}
+	if err := changes.print(stdout, opts.output); err != nil {
+		return fmt.Errorf("printing the plan: %w", err)
+	}
+	if len(changes.Changes) > 0 {
+		return answerError{errors.New("an agent with these flags would change the kernel")}
+	}
+	return nil
+}
+
+// planned is the configuration that an agent would have in force that starts now, and
+// where it comes from.
+func planned(opts options, stderr io.Writer) (config.Config, origin, error) {
+	c, refusal := load(opts, stderr)
+	if refusal == nil {
+		if read(opts.configPath).missing {
+			return c, fromDefaults, nil
+		}
+		return c, fromFile, nil
+	}
+	text, err := (&store{dir: opts.stateDir}).load()
+	if errors.Is(err, fs.ErrNotExist) {
+		return config.Config{}, "", fmt.Errorf("%w; what is in force instead cannot be told without the last valid configuration in --state-dir", refusal)
+	}
+	if err != nil {
+		return config.Config{}, "", errors.Join(refusal, err)
+	}
+	v := judge(text, opts.config)
+	if refused(v.problems) {
+		return config.Config{}, "", fmt.Errorf("%w; these flags refuse the last valid configuration as well", refusal)
+	}
+	tell(stderr, "agent: %s is refused, so the last valid configuration is in force\n", opts.configPath)
+	effective, _ := v.config.On(labelsOnce(opts, stderr))
+	return effective, fromLastValid, nil
+}
+
+// planFamily compares a family in the backend of the kernel with the rules, and in the
+// others with what a takeover would remove.
+func planFamily(ctx context.Context, kernel planner, backend iptables.Backend, rules ruleset.Ruleset, source string) ([]planChange, error) {
+	have, wanted, err := kernel.Plan(ctx, rules)
+	if err != nil {
+		return nil, err
+	}
+	var changes []planChange
+	note := func(in iptables.Backend, have, wanted []string) {
+		name := fmt.Sprintf("%s, %s: ", rules.Family, in)
+		if diff := unified(name+"in the kernel", name+"after "+source, have, wanted); diff != "" {
+			changes = append(changes, planChange{rules.Family.String(), string(in), diff})
+		}
+	}
+	note(backend, have, wanted)
+	for _, other := range []iptables.Backend{iptables.NFT, iptables.Legacy} {
+		if other == backend {
+			continue
+		}
+		former, err := iptables.RemainsAll(ctx, other, rules.Family)
+		if err != nil {
+			return nil, err
+		}
+		note(other, former.Lines, nil)
+	}
+	return changes, nil
+}
+
+// planResult is what agent plan -o json prints.
+type planResult struct {
+	Source  origin       `json:"source"`  // of the configuration: file, last-valid or defaults
+	Changes []planChange `json:"changes"` // empty when nothing would change
+}
+
+// planChange is what would change of one family in one backend.
+type planChange struct {
+	Family  string `json:"family"`  // IPv4 or IPv6
+	Backend string `json:"backend"` // nft or legacy
+	Diff    string `json:"diff"`    // unified
+}
+
+func (r planResult) print(w io.Writer, format string) error {
+	if format == "json" {
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		encoder.SetEscapeHTML(false)
+		return encoder.Encode(r)
+	}
+	for _, change := range r.Changes {
+		if _, err := io.WriteString(w, change.Diff); err != nil {
+			return err
+		}
+	}
+	return nil
+}
