@@ -61,13 +61,13 @@ func TestEditReachesTheKernel(t *testing.T) {
 	}
 	becomes("10.0.0.0/8", "192.168.0.0/16")
 
-	if seen, exit, _ := edit(t, k, "guide"); exit != 0 {
+	if seen, exit, _ := edit(t, k, "guide", kubeSystem, configMap); exit != 0 {
 		t.Fatalf("the edit failed:\n%s", seen)
 	}
 	mounted.project(t, k.stored(t, kubeSystem))
 	becomes("10.0.0.0/8", "192.168.0.0/16", "198.15.5.0/24")
 
-	if seen, exit, _ := edit(t, k, "give-up"); exit != 1 {
+	if seen, exit, _ := edit(t, k, "give-up", kubeSystem, configMap); exit != 1 {
 		t.Fatalf("the edit was not refused:\n%s", seen)
 	}
 	mounted.project(t, k.stored(t, kubeSystem))

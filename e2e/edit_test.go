@@ -57,7 +57,7 @@ resyncInterval: 60s
 			k := g.cluster.kubectl()
 			k.must(t, manifest(approvedConfig), "create", "-f", "-")
 
-			transcript, exit, visits := edit(t, k, tt.script)
+			transcript, exit, visits := edit(t, k, tt.script, kubeSystem, configMap)
 			if exit != tt.exit || visits != tt.visits {
 				t.Errorf("exit %d after %d visits, want exit %d after %d", exit, visits, tt.exit, tt.visits)
 			}
@@ -71,7 +71,7 @@ resyncInterval: 60s
 
 // edit runs kubectl edit with a scripted editor and tells everything that a person
 // would have seen, in its order.
-func edit(t *testing.T, k kubectl, script string) (transcript string, exit, visits int) {
+func edit(t *testing.T, k kubectl, script, namespace, name string) (transcript string, exit, visits int) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -79,7 +79,7 @@ func edit(t *testing.T, k kubectl, script string) (transcript string, exit, visi
 	}
 	record := t.TempDir()
 	k.env = append(k.env, "KUBE_EDITOR="+self, editorScriptVariable+"="+script, editorRecordVariable+"="+record)
-	args := []string{"edit", "configmap", configMap, "-n", kubeSystem}
+	args := []string{"edit", "configmap", name, "-n", namespace}
 	got := k.run(t.Context(), "", args...)
 
 	var seen strings.Builder

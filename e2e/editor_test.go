@@ -24,6 +24,7 @@ func editorScripts() map[string]editorScript {
 		"guide":    editByGuide,
 		"give-up":  editAndGiveUp,
 		"one-line": editOneLine,
+		"rules":    editRules,
 	}
 }
 
@@ -61,6 +62,23 @@ func editAndGiveUp(visit int, buffer string) (string, error) {
 // editOneLine adds a range, as it should be.
 func editOneLine(_ int, buffer string) (string, error) {
 	return replaceAll(buffer, "- 192.168.0.0/16\n", "- 192.168.0.0/16\n    - 172.16.0.0/12\n")
+}
+
+// editRules misspells a field of the input in a rule, and mends it by what the reopened
+// buffer says.
+func editRules(visit int, buffer string) (string, error) {
+	switch visit {
+	case 1:
+		return replaceAll(buffer, "input.config.nonMasqueradeCIDRs\n", "input.config.nonMasqueradeCIDR\n", "203.0.113.", "198.51.100.")
+	case 2:
+		field, err := find(buffer, `(?m)^# \* .*undefined ref: input\.config\.nonMasqueradeCIDR, want \(one of\): .*"(nonMasq\w+)"`)
+		if err != nil {
+			return "", err
+		}
+		return replaceAll(buffer, "input.config.nonMasqueradeCIDR\n", "input.config."+field+"\n")
+	default:
+		return "", fmt.Errorf("there is nothing left to mend at visit %d", visit)
+	}
 }
 
 // replaceAll replaces pairs of old and new text below the comments at the top; each

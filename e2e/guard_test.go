@@ -30,6 +30,7 @@ type guard struct {
 	dir       string
 	argv      []string
 	health    string // URL of the probes
+	metrics   string // URL
 	*process
 }
 
@@ -138,6 +139,7 @@ func (c *controlPlane) newGuard(binary, dir, namespace string, args ...string) (
 		namespace: namespace,
 		dir:       dir,
 		health:    fmt.Sprintf("http://127.0.0.1:%d", ports[1]),
+		metrics:   fmt.Sprintf("http://127.0.0.1:%d/metrics", ports[2]),
 		argv: append([]string{
 			binary,
 			"--bind-address=127.0.0.1",

@@ -144,6 +144,12 @@ users: [{name: account, user: {token: %s}}]
 // runWebhook starts the webhook as its Deployment says.
 func (i *installation) runWebhook(t *testing.T) {
 	t.Helper()
+	i.webhook, i.metrics, i.health = i.startWebhook(t)
+}
+
+// startWebhook starts one more, with further arguments.
+func (i *installation) startWebhook(t *testing.T, more ...string) (webhook *process, metrics, health string) {
+	t.Helper()
 	ports, err := freePorts(2)
 	if err != nil {
 		t.Fatal(err)
@@ -174,23 +180,25 @@ func (i *installation) runWebhook(t *testing.T) {
 		"--kubeconfig="+i.account(t, release),
 		"--certs-propagation=1s", // there is one API server and one replica
 	)
-	i.metrics, i.health = fmt.Sprintf("http://127.0.0.1:%d/metrics", ports[0]), fmt.Sprintf("http://127.0.0.1:%d/readyz", ports[1])
-	if i.webhook, err = startProcess(dir, "webhook", append([]string{program(t, "webhook")}, args...)...); err != nil {
+	args = append(args, more...)
+	metrics, health = fmt.Sprintf("http://127.0.0.1:%d/metrics", ports[0]), fmt.Sprintf("http://127.0.0.1:%d/readyz", ports[1])
+	if webhook, err = startProcess(dir, "webhook", append([]string{program(t, "webhook")}, args...)...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		i.webhook.kill()
+		webhook.kill()
 		if t.Failed() {
-			t.Logf("the webhook's log:\n%s", i.webhook.tail())
+			t.Logf("the webhook's log:\n%s", webhook.tail())
 		}
 	})
 	eventually(t, guardLimit, func() error {
-		if err := i.webhook.alive(); err != nil {
+		if err := webhook.alive(); err != nil {
 			return permanentError{err}
 		}
-		_, err := get(http.DefaultTransport, i.health)
+		_, err := get(http.DefaultTransport, health)
 		return err
 	})
+	return webhook, metrics, health
 }
 
 // get reads a page.
@@ -299,6 +307,7 @@ func TestChartLife(t *testing.T) {
 	i.must(t, "rollback", release, "2", "--namespace", i.namespace)
 	unharmed(t, "rollback of a failed upgrade")
 	i.breakGlass(t, trusted)
+	i.useRuleSets(t)
 	i.rights(t)
 
 	// A Secret that somebody deletes comes back with an upgrade, and is filled again.
@@ -433,6 +442,8 @@ func (i *installation) rights(t *testing.T) {
 	for _, role := range []string{
 		k.must(t, "", "get", "clusterrole", release, "-o", "json").stdout,
 		k.must(t, "", "get", "role", release+"-certs", "-n", i.namespace, "-o", "json").stdout,
+		k.must(t, "", "get", "role", release+"-rule-sets", "-n", i.namespace, "-o", "json").stdout,
+		k.must(t, "", "get", "role", release+"-live", "-n", i.guarded, "-o", "json").stdout,
 	} {
 		var parsed struct {
 			Rules []struct{ Resources, Verbs []string }

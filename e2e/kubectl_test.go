@@ -23,6 +23,7 @@ type kubectl struct {
 	kubeconfig string
 	home       string // with the cache of what the API server offers
 	env        []string
+	as         string // another user; empty: the administrator
 }
 
 // kubectl is the administrator's.
@@ -53,6 +54,9 @@ const kubectlLimit = 30 * time.Second
 func (k kubectl) run(ctx context.Context, stdin string, args ...string) output {
 	ctx, cancel := context.WithTimeout(ctx, kubectlLimit)
 	defer cancel()
+	if k.as != "" {
+		args = append([]string{"--as=" + k.as}, args...)
+	}
 	cmd := exec.CommandContext(ctx, k.binary, args...)
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"),

@@ -87,10 +87,13 @@ func Capabilities() []byte {
 
 var undefinedFunction = regexp.MustCompile(`undefined function ([\w.]+)`)
 
+// localVariable is what the compiler calls an index that the author did not name.
+var localVariable = regexp.MustCompile(`\[__local\d+__\]`)
+
 // explainCompile tells a compile error, with the reason where the rule calls what is left
 // out on purpose.
 func explainCompile(err *ast.Error) *RuleError {
-	message := err.Message
+	message := localVariable.ReplaceAllString(err.Message, "")
 	if match := undefinedFunction.FindStringSubmatch(message); match != nil {
 		for _, banned := range bannedReasons {
 			if match[1] == banned.name || strings.HasSuffix(banned.name, ".") && strings.HasPrefix(match[1], banned.name) {

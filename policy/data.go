@@ -8,12 +8,78 @@ import (
 	"io"
 	"maps"
 	"path"
+	"reflect"
 	"slices"
+	"strings"
 )
 
 // dataFile is the name of files whose top keys rules read as data.<key>, as stock opa
 // reads them: registers, lists of owners and the like.
 const dataFile = "data.json"
+
+// paramsFile is the name of files of params for the custom rules beside it alone.
+const paramsFile = "params.yaml"
+
+func isParams(name string) bool { return path.Base(name) == paramsFile }
+
+// join adds the params files among sources: actions and exceptions of custom rules, and
+// keys of custom that nobody has. What is not theirs to set is an error.
+func (p Params) join(sources []Source) (Params, error) {
+	var errs []error
+	fail := func(source Source, format string, args ...any) {
+		errs = append(errs, &RuleError{File: source.Name, Message: fmt.Sprintf(format, args...)})
+	}
+	for _, source := range sources {
+		if !isParams(source.Name) {
+			continue
+		}
+		own, err := ParseParams(source.Text)
+		if err != nil {
+			fail(source, "%v", err)
+			continue
+		}
+		rules, waivers, custom := own.Rules, own.Waivers, own.Custom
+		own.Rules, own.Waivers, own.Custom = nil, nil, nil
+		if !reflect.DeepEqual(own, Params{}) {
+			fail(source, "only rules, exceptions and custom can be set beside rules; the rest is the webhook's --params")
+		}
+		merged := maps.Clone(p.Rules)
+		for _, id := range slices.Sorted(maps.Keys(rules)) {
+			_, taken := merged[id]
+			switch {
+			case !strings.Contains(id, "/"):
+				fail(source, "rules.%s: a built-in rule is set by the webhook's --params", id)
+			case taken:
+				fail(source, "rules.%s: it is set elsewhere already", id)
+			default:
+				if merged == nil {
+					merged = map[string]RuleParams{}
+				}
+				merged[id] = rules[id]
+			}
+		}
+		p.Rules = merged
+		for _, w := range waivers {
+			if !strings.Contains(w.Rule, "/") {
+				fail(source, "exceptions: %s is a built-in rule, whose exceptions are in the webhook's --params", w.Rule)
+			}
+		}
+		p.Waivers = append(slices.Clip(p.Waivers), waivers...)
+		joined := maps.Clone(p.Custom)
+		for _, key := range slices.Sorted(maps.Keys(custom)) {
+			if _, taken := joined[key]; taken {
+				fail(source, "custom.%s: it is set elsewhere already", key)
+				continue
+			}
+			if joined == nil {
+				joined = map[string]any{}
+			}
+			joined[key] = custom[key]
+		}
+		p.Custom = joined
+	}
+	return p, errors.Join(errs...)
+}
 
 func isData(name string) bool { return path.Base(name) == dataFile }
 

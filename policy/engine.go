@@ -81,6 +81,10 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err != nil {
 		return nil, err
 	}
+	stated := params
+	if params, err = params.join(sources); err != nil {
+		return nil, err
+	}
 	if err = checkRules(params); err != nil {
 		return nil, err
 	}
@@ -109,7 +113,7 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	e.entries = slices.Concat(entries, added)
 	modules := maps.Clone(builtin)
 	maps.Copy(modules, custom)
-	if e.revision, err = revisionOf(builtin, sources, params); err != nil {
+	if e.revision, err = revisionOf(builtin, sources, stated); err != nil {
 		return nil, err
 	}
 	actions, err := actionsOf(builtin, params)

@@ -66,6 +66,9 @@ func ruleFiles() []string {
 
 func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
 
+// isRules tells that a file decides.
+func isRules(name string) bool { return strings.HasSuffix(name, ".rego") && !isTest(name) }
+
 // parseModule reads one file of rules.
 func parseModule(name string, text []byte) (*ast.Module, error) {
 	module, err := ast.ParseModuleWithOpts(name, string(text), ast.ParserOptions{
@@ -166,7 +169,7 @@ func customModules(sources []Source, builtin map[string]*ast.Module) (map[string
 	modules := map[string]*ast.Module{}
 	var errs []error
 	for _, source := range sources {
-		if isTest(source.Name) || isData(source.Name) {
+		if !isRules(source.Name) {
 			continue
 		}
 		if len(source.Text) > maxSourceBytes {

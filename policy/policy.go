@@ -99,6 +99,25 @@ type NodeEffect struct {
 	Effect
 }
 
+// Bypassed is d with its denials as warnings, for one who may bypass the rules and says
+// why. What no agent loads stays denied, and so does what could not be judged.
+func (d Decision) Bypassed(reason string) Decision {
+	d.Findings = slices.Clone(d.Findings)
+	d.Allowed = true
+	for i := range d.Findings {
+		f := &d.Findings[i]
+		switch {
+		case f.Action != Deny:
+		case f.Rule == ruleLoads || f.Rule == ruleEngine:
+			d.Allowed = false
+		default:
+			f.Action = Warn
+			f.Message = "bypassed (" + cut(oneLine(reason), maxWarningRunes/4) + "): " + f.Message
+		}
+	}
+	return d
+}
+
 // Effect is what changes for traffic once agents have the new configuration,
 // as the fewest prefixes that cover it, IPv4 first. Without a configuration,
 // before Create and after Delete, agents have their defaults.
@@ -116,8 +135,9 @@ func (e Effect) equal(other Effect) bool {
 		e.NowOmitted == other.NowOmitted && e.NoLongerOmitted == other.NoLongerOmitted
 }
 
-// Source is one file of custom rules: *.rego, *_test.rego, which decide nothing, or
-// data.json, whose keys rules read as data.<key>.
+// Source is one file of custom rules: *.rego; *_test.rego, which decide nothing;
+// data.json, whose keys rules read as data.<key>; params.yaml, Params with rules,
+// exceptions and custom alone.
 type Source struct {
 	Name string // for messages: a path
 	Text []byte

@@ -15,7 +15,12 @@ const (
 	maxSourceDepth = 16 // also ends a ring of symbolic links
 )
 
-// ReadSources reads the *.rego and data.json files in a directory and the directories
+// IsSource tells whether a file of this name has a part in rules; see Source.
+func IsSource(name string) bool {
+	return strings.HasSuffix(name, ".rego") || isData(name) || isParams(name)
+}
+
+// ReadSources reads the *.rego, data.json and params.yaml files in a directory and the directories
 // below it, tests too, in the order of their names. Symbolic links are followed; names that begin with a
 // dot are not read, which leaves out the ..data of a mounted ConfigMap, whose files
 // are links into it.
@@ -49,7 +54,7 @@ func readSources(sources []Source, directory string, depth int) ([]Source, error
 			if sources, err = readSources(sources, name, depth+1); err != nil {
 				return nil, err
 			}
-		case !strings.HasSuffix(name, ".rego") && !isData(name):
+		case !IsSource(name):
 		case info.Size() > maxSourceBytes:
 			return nil, fmt.Errorf("%s has %d bytes, more than %d", name, info.Size(), maxSourceBytes)
 		case len(sources) == maxSources:

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,6 +40,7 @@ func (c Complaint) String() string {
 type Vetting struct {
 	Params  Params
 	Beside  []Source // the other custom rules in force
+	Before  []Source // the set as it was; nil: it is new
 	InForce *Engine  // what decides now; nil: nothing yet
 	Live    *Request // the configuration that is stored, as an unchanged write; nil: there is none
 	Cluster *Cluster
@@ -64,13 +66,13 @@ func (v Vetting) Vet(ctx context.Context, set []Source) (engine *Engine, complai
 	}
 	modules := map[string]*ast.Module{}
 	for _, source := range set {
-		if !isTest(source.Name) && !isData(source.Name) {
+		if isRules(source.Name) {
 			if modules[source.Name], err = parseModule(source.Name, source.Text); err != nil {
 				return nil, located(complain(err, ""), set)
 			}
 		}
 	}
-	complaints = conventions(modules)
+	complaints = conventions(modules, titledIn(v.Before))
 	complaints = append(complaints, v.test(ctx, set)...)
 	complaints = append(complaints, tried(ctx, engine, modules)...)
 	complaints = append(complaints, v.replayed(ctx, engine)...)
@@ -80,6 +82,40 @@ func (v Vetting) Vet(ctx context.Context, set []Source) (engine *Engine, complai
 // Denied tells whether any of the complaints keeps a set from coming into force.
 func Denied(complaints []Complaint) bool {
 	return slices.ContainsFunc(complaints, func(c Complaint) bool { return c.Action == Deny })
+}
+
+// Offered are the packages of a set with their titles, for people: "payments (Nothing
+// public)". Files that do not parse offer nothing.
+func Offered(set []Source) []string {
+	titles := map[string]string{}
+	for _, source := range set {
+		if !isRules(source.Name) {
+			continue
+		}
+		module, err := parseModule(source.Name, source.Text)
+		if err != nil {
+			continue
+		}
+		sets, err := setsOf(module, "deny", "violation", "warn")
+		if err != nil || len(sets) == 0 {
+			continue
+		}
+		name := idOf(module)
+		titles[name] = cmp.Or(titles[name], title(module))
+	}
+	offered := make([]string, 0, len(titles))
+	for _, name := range slices.Sorted(maps.Keys(titles)) {
+		if own := titles[name]; own != "" {
+			name += " (" + own + ")"
+		}
+		offered = append(offered, name)
+	}
+	return offered
+}
+
+// idOf is what findings call the package of a custom module.
+func idOf(module *ast.Module) string {
+	return strings.ReplaceAll(strings.TrimPrefix(packageOf(module), root+"."), ".", "/")
 }
 
 // complain makes complaints of an error that joins others.
@@ -125,27 +161,54 @@ func located(complaints []Complaint, set []Source) []Complaint {
 // ruleID is how ids of rules look: they stand in findings, metrics and params.
 var ruleID = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 
+// titledIn are the packages whose METADATA has a title. Files that do not parse have none.
+func titledIn(set []Source) map[string]bool {
+	titled := map[string]bool{}
+	for _, source := range set {
+		if !isRules(source.Name) {
+			continue
+		}
+		if module, err := parseModule(source.Name, source.Text); err == nil && title(module) != "" {
+			titled[packageOf(module)] = true
+		}
+	}
+	return titled
+}
+
+// title is that of a module's package, or empty.
+func title(module *ast.Module) string {
+	for _, a := range module.Annotations {
+		if a.Scope == "package" && a.Title != "" {
+			return a.Title
+		}
+	}
+	return ""
+}
+
 // conventions are those of METADATA and names, which nobody needs for a decision but
-// everybody who reads one.
-func conventions(modules map[string]*ast.Module) []Complaint {
+// everybody who reads one. METADATA that was there before is missed with a warning:
+// kubectl edit drops comment lines when it reopens after an error, and its user would
+// not get out of that.
+func conventions(modules map[string]*ast.Module, before map[string]bool) []Complaint {
 	var complaints []Complaint
 	titled := map[string]bool{}
 	for _, module := range modules {
-		for _, a := range module.Annotations {
-			if a.Scope == "package" && a.Title != "" {
-				titled[packageOf(module)] = true
-			}
-		}
+		titled[packageOf(module)] = titled[packageOf(module)] || title(module) != ""
 	}
 	for _, module := range modules {
 		name := packageOf(module)
 		if !titled[name] {
 			titled[name] = true // once a package
-			complaints = append(complaints, Complaint{
+			complaint := Complaint{
 				Action:    Deny,
 				RuleError: *ruleErrorf(module.Package.Location, "package %s has no METADATA with a title, which tells those who are denied what it is about", name),
 				Hint:      "write above package: # METADATA, # title: What the rule wants",
-			})
+			}
+			if before[name] {
+				complaint.Action = Warn
+				complaint.Hint = "it was there before: kubectl edit drops comment lines when it reopens; put them back with kubectl apply"
+			}
+			complaints = append(complaints, complaint)
 		}
 		ast.WalkTerms(module, func(term *ast.Term) bool {
 			object, ok := term.Value.(ast.Object)
@@ -201,7 +264,7 @@ func (v Vetting) test(ctx context.Context, set []Source) []Complaint {
 func tried(ctx context.Context, engine *Engine, modules map[string]*ast.Module) []Complaint {
 	own := map[string]bool{}
 	for _, module := range modules {
-		own[strings.ReplaceAll(strings.TrimPrefix(packageOf(module), root+"."), ".", "/")] = true
+		own[idOf(module)] = true
 	}
 	var complaints []Complaint
 	said := map[string]bool{}

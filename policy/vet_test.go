@@ -144,6 +144,17 @@ func TestVet(t *testing.T) {
 	}
 }
 
+// TestVetAfterKubectlEdit lets an edit through that kubectl has taken the comments from.
+func TestVetAfterKubectlEdit(t *testing.T) {
+	v := Vetting{Before: []Source{{Name: "pay/rules.rego", Text: []byte(noPublic)}}}
+	_, complaints := v.Vet(context.Background(), []Source{
+		{Name: "pay/rules.rego", Text: []byte(strings.TrimPrefix(noPublic, titled))}, {Name: "pay/rules_test.rego", Text: []byte(noPublicTest)},
+	})
+	if len(complaints) != 1 || complaints[0].Action != Warn || !strings.Contains(complaints[0].Hint, "kubectl edit drops comment lines") {
+		t.Errorf("complaints: %v", complaints)
+	}
+}
+
 // TestVetSparesWhatIsDenied does not blame a set for what is denied without it.
 func TestVetSparesWhatIsDenied(t *testing.T) {
 	live := update("nonMasqueradeCIDRs: [0.0.0.0/0]\n")

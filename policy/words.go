@@ -193,6 +193,12 @@ func (d Decision) Warnings() []string {
 	return warnings
 }
 
+// WarningLine is text as the API server can pass it on as one warning.
+func WarningLine(text string) string { return cut(oneLine(text), maxWarningRunes) }
+
+// Bounded is text of several lines as it fits a denial's message.
+func Bounded(text string) string { return cutBytes(text, maxMessageBytes) }
+
 // appendEffect adds one line that lists as many prefixes as fit.
 func appendEffect(warnings []string, what string, prefixes []netip.Prefix, omitted int) []string {
 	if len(prefixes) == 0 {

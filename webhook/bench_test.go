@@ -145,8 +145,9 @@ func serveBench(kind string) error {
 		}
 		h := newHandler(engine)
 		h.log = slog.New(slog.NewJSONHandler(os.Stderr, nil))
+		h.guard().log = h.log
 		cluster := manyNodes(nodes)
-		h.cluster = func() *policy.Cluster { return cluster }
+		h.guard().cluster = func() *policy.Cluster { return cluster }
 		served = h
 	}
 	server := httptest.NewUnstartedServer(served)
@@ -241,7 +242,7 @@ func BenchmarkAnswer(b *testing.B) {
 	}
 	h := newHandler(engine)
 	cluster := manyNodes(5000)
-	h.cluster = func() *policy.Cluster { return cluster }
+	h.guard().cluster = func() *policy.Cluster { return cluster }
 	bodies := make([]string, 1000)
 	for i := range bodies {
 		bodies[i] = string(benchReview(b, benchText(64, 0), benchText(64, i+1)))

@@ -16,21 +16,23 @@ import (
 
 // options are the flags, valid.
 type options struct {
-	bindAddress string
-	port        int
-	certDir     string
-	certs       certOptions
-	kubeconfig  string
-	params      string
-	policyDirs  []string
-	standalone  bool
-	target      target
-	metrics     string
-	health      string
-	drain       time.Duration
-	logLevel    slog.Level
-	probe       bool
-	version     bool
+	bindAddress  string
+	port         int
+	certDir      string
+	certs        certOptions
+	kubeconfig   string
+	params       string
+	policyDirs   []string
+	ruleSets     bool
+	ruleSetsKept string
+	standalone   bool
+	target       target
+	metrics      string
+	health       string
+	drain        time.Duration
+	logLevel     slog.Level
+	probe        bool
+	version      bool
 }
 
 // certOptions tell where the serving certificate comes from.
@@ -78,7 +80,9 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	flags.StringVar(&opts.certs.namespace, "namespace", "", "`namespace` of the Service, the Secret and the Lease; empty means the pod's")
 	flags.DurationVar(&opts.certs.propagation, "certs-propagation", 30*time.Second, "how long an API server may go by a caBundle, or a replica by a Secret, that has changed")
 	flags.StringVar(&opts.params, "params", "", "`file` of params (YAML): cluster ranges, agent flags, actions and bounds of rules")
-	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` whose *.rego files are custom rules; may be given more than once")
+	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` whose *.rego, data.json and params.yaml files are custom rules; may be given more than once")
+	flags.BoolVar(&opts.ruleSets, "rule-sets", false, "take custom rules from ConfigMaps with the label "+ruleLabel+"="+ruleLabelValue+" in --namespace, as they change, and judge writes of them at /validate-rules")
+	flags.StringVar(&opts.ruleSetsKept, "rule-sets-kept", "ip-masq-guard-rule-sets", "`name` of the ConfigMap in --namespace that keeps the rule sets in force over a restart; it has to exist")
 	flags.StringVar(&opts.target.namespace, "configmap-namespace", "kube-system", "`namespace` of the ConfigMap that is judged")
 	flags.StringVar(&opts.target.name, "configmap-name", "ip-masq-agent", "`name` of the ConfigMap that is judged")
 	flags.StringVar(&opts.kubeconfig, "kubeconfig", "", "kubeconfig `file` for the API server; empty means the pod's service account")
@@ -137,6 +141,9 @@ func (o options) check() []error {
 	if problems := validation.IsDNS1123Subdomain(o.target.name); len(problems) > 0 {
 		wrong = append(wrong, fmt.Errorf("--configmap-name %q: %s", o.target.name, problems[0]))
 	}
+	if o.standalone && o.ruleSets {
+		wrong = append(wrong, errors.New("--standalone and --rule-sets exclude each other"))
+	}
 	if o.standalone && o.probe {
 		wrong = append(wrong, errors.New("--standalone and --probe exclude each other"))
 	}
@@ -190,6 +197,7 @@ func (o options) checkCerts() []error {
 		{"certs-secret", o.certs.secret, validation.IsDNS1123Subdomain},
 		{"certs-service", o.certs.service, validation.IsDNS1123Label},
 		{"namespace", o.certs.namespace, validation.IsDNS1123Label},
+		{"rule-sets-kept", o.ruleSetsKept, validation.IsDNS1123Subdomain},
 		{"webhook-configuration", o.certs.configuration, validation.IsDNS1123Subdomain},
 	} {
 		if problems := name.problems(name.value); name.value != "" && len(problems) > 0 {

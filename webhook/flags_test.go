@@ -18,13 +18,16 @@ func TestParseFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := options{
-		port:     10250,
-		certDir:  "/tls",
-		certs:    certOptions{mode: "files", secret: "ip-masq-guard-certs", propagation: 30 * time.Second},
-		target:   target{"kube-system", "ip-masq-agent"},
-		metrics:  ":8080",
-		health:   ":8081",
-		drain:    10 * time.Second,
+		port:    10250,
+		certDir: "/tls",
+		certs:   certOptions{mode: "files", secret: "ip-masq-guard-certs", propagation: 30 * time.Second},
+		target:  target{"kube-system", "ip-masq-agent"},
+		metrics: ":8080",
+		health:  ":8081",
+		drain:   10 * time.Second,
+
+		ruleSetsKept: "ip-masq-guard-rule-sets",
+
 		logLevel: slog.LevelInfo,
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(options{}, certOptions{}, target{})); diff != "" {
@@ -45,10 +48,13 @@ func TestParseFlags(t *testing.T) {
 		kubeconfig:  "k",
 		params:      "p.yaml",
 		policyDirs:  []string{"a", "b"},
-		target:      target{"infra", "masq"},
-		metrics:     "0",
-		health:      "127.0.0.1:0",
-		logLevel:    slog.LevelDebug,
+
+		ruleSetsKept: "ip-masq-guard-rule-sets",
+
+		target:   target{"infra", "masq"},
+		metrics:  "0",
+		health:   "127.0.0.1:0",
+		logLevel: slog.LevelDebug,
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(options{}, certOptions{}, target{})); diff != "" {
 		t.Errorf("options differ (-want +got):\n%s", diff)

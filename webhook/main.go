@@ -25,6 +25,8 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
+	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -110,10 +112,16 @@ func run(ctx context.Context, args []string, p process) error {
 	}
 	defer ctrlmetrics.Registry.Unregister(certificate)
 	timeout := stopTimeout
+	started := time.Now().UTC()
+	rulesState := func() *rulesState {
+		return &rulesState{Revision: engine.Revision(), Since: started, Sets: []setStatus{}}
+	}
 	mgr, err := manager.New(cluster, manager.Options{
-		Logger:                  logr.FromSlogHandler(logHandler),
-		Cache:                   cacheOptions(),
-		Metrics:                 metricsserver.Options{BindAddress: opts.metrics},
+		Logger: logr.FromSlogHandler(logHandler),
+		Cache:  cacheOptions(),
+		Metrics: metricsserver.Options{BindAddress: opts.metrics, ExtraHandlers: map[string]http.Handler{
+			"/status": statusHandler(func() status { return status{Version: version, Rules: *rulesState()} }),
+		}},
 		HealthProbeBindAddress:  opts.health,
 		GracefulShutdownTimeout: &timeout,
 		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{
@@ -143,16 +151,13 @@ func run(ctx context.Context, args []string, p process) error {
 		return fmt.Errorf("adding the cluster watch: %w", err)
 	}
 	var draining atomic.Bool
-	mgr.GetWebhookServer().Register("/validate", &handler{
-		target:   opts.target,
-		decider:  engine,
-		cluster:  watch.Cluster,
-		metrics:  own,
-		log:      log,
-		draining: &draining,
-		held:     make(slots, maxHeld),
-		deciding: make(slots, runtime.GOMAXPROCS(0)),
-	})
+	answering := func(r reviewer, deciding int) *handler {
+		return &handler{
+			reviewer: r, metrics: own, log: log, draining: &draining,
+			held: make(slots, maxHeld), deciding: make(slots, deciding),
+		}
+	}
+	judge := &guard{target: opts.target, decider: engine, cluster: watch.Cluster, metrics: own, log: log}
 	ready := map[string]healthz.Checker{
 		"serving":     mgr.GetWebhookServer().StartedChecker(),
 		"certificate": certificate.Check,
@@ -169,6 +174,36 @@ func run(ctx context.Context, args []string, p process) error {
 			return nil
 		},
 	}
+	if !opts.standalone {
+		access, err := authorizationclient.NewForConfig(cluster)
+		if err != nil {
+			return fmt.Errorf("preparing access reviews: %w", err)
+		}
+		judge.bypass = accessReviews{access.SubjectAccessReviews()}
+	}
+	if opts.ruleSets {
+		sets, maps, err := ruleSets(opts, cluster, params, sources, engine, own, log)
+		if err != nil {
+			return err
+		}
+		if err := mgr.Add(sets); err != nil {
+			return fmt.Errorf("adding the rule sets: %w", err)
+		}
+		judge.decider = sets
+		judge.cluster = func() *policy.Cluster {
+			if !sets.built.Load() {
+				return nil // a decision without the cluster's own rules would be too kind
+			}
+			return watch.Cluster()
+		}
+		rulesState = sets.state.Load
+		ready["rules"] = sets.ready
+		// One vetting at a time: it compiles every rule and runs tests.
+		mgr.GetWebhookServer().Register("/validate-rules", answering(&vetter{
+			rules: sets, target: opts.target, live: maps, cluster: watch.Cluster, metrics: own, log: log,
+		}, 1))
+	}
+	mgr.GetWebhookServer().Register("/validate", answering(judge, runtime.GOMAXPROCS(0)))
 	return serve(ctx, mgr, certificate, ready, func(ctx context.Context) { drain(ctx, p.signals, opts.drain, &draining, log) })
 }
 
@@ -212,13 +247,9 @@ func serving(opts options, cluster *rest.Config, log *slog.Logger) (*certs.Servi
 		Rotation:      certs.Rotation{Propagation: opts.certs.propagation},
 	}
 	if opts.certs.service != "" {
-		settings.Namespace = opts.certs.namespace
-		if settings.Namespace == "" {
-			own, err := os.ReadFile(accountNamespace)
-			if err != nil {
-				return nil, fmt.Errorf("looking for the pod's namespace: %w (outside a pod, use --namespace)", err)
-			}
-			settings.Namespace = strings.TrimSpace(string(own))
+		var err error
+		if settings.Namespace, err = ownNamespace(opts); err != nil {
+			return nil, err
 		}
 		settings.Names = certs.ServiceNames(opts.certs.service, settings.Namespace, opts.certs.names...)
 	}
@@ -226,6 +257,34 @@ func serving(opts options, cluster *rest.Config, log *slog.Logger) (*certs.Servi
 		return certs.NewFiles(opts.certDir, cluster, settings, log)
 	}
 	return certs.NewSelf(cluster, settings, log)
+}
+
+// ownNamespace is that of the flags, or else the pod's.
+func ownNamespace(opts options) (string, error) {
+	if opts.certs.namespace != "" {
+		return opts.certs.namespace, nil
+	}
+	own, err := os.ReadFile(accountNamespace)
+	if err != nil {
+		return "", fmt.Errorf("looking for the pod's namespace: %w (outside a pod, use --namespace)", err)
+	}
+	return strings.TrimSpace(string(own)), nil
+}
+
+// ruleSets prepares the watch of rule sets, and gives the client that it uses.
+func ruleSets(opts options, cluster *rest.Config, params policy.Params, fixed []policy.Source, engine *policy.Engine,
+	own *metrics, log *slog.Logger,
+) (*ruleWatch, coreclient.ConfigMapsGetter, error) {
+	namespace, err := ownNamespace(opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := coreclient.NewForConfig(cluster)
+	if err != nil {
+		return nil, nil, fmt.Errorf("preparing the watch of rule sets: %w", err)
+	}
+	store := ruleStore{client: client.ConfigMaps(namespace), namespace: namespace, kept: opts.ruleSetsKept}
+	return newRuleWatch(params, fixed, engine, store, own, log), client, nil
 }
 
 // readPolicy reads the params and the custom rules.

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	admissionv1 "k8s.io/api/admission/v1"
 
 	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
@@ -21,6 +23,10 @@ type metrics struct {
 	podless    prometheus.Gauge       // nodes without a pod range
 	serviceAPI prometheus.Gauge       // 1: ServiceCIDR objects are watched
 	info       *prometheus.GaugeVec   // version, revision
+	version    string
+	ruleSets   *prometheus.GaugeVec   // state
+	vettings   *prometheus.CounterVec // operation, allowed
+	bypasses   *prometheus.CounterVec // allowed
 	all        []prometheus.Collector
 }
 
@@ -67,10 +73,23 @@ func newMetrics(version, revision string) *metrics {
 			Name: "ip_masq_guard_policy_info",
 			Help: "Version of the webhook and digest over its rules and params; always 1.",
 		}, []string{"version", "revision"}),
+		ruleSets: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "ip_masq_guard_rule_sets",
+			Help: "Rule sets in ConfigMaps by state: in-force; last-good, where an earlier version is in force since the present one does not compile; left-out.",
+		}, []string{"state"}),
+		vettings: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ip_masq_guard_rule_sets_judged_total",
+			Help: "Judgements of writes of rule sets, dry runs included.",
+		}, []string{"operation", "allowed"}),
+		bypasses: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ip_masq_guard_bypasses_total",
+			Help: "Denied edits that asked to bypass the rules, by whether that was allowed.",
+		}, []string{"allowed"}),
 	}
+	m.version = version
 	m.all = []prometheus.Collector{
 		m.decisions, m.findings, m.refused, m.unjudged, m.panics, m.evaluation,
-		m.ranges, m.podless, m.serviceAPI, m.info,
+		m.ranges, m.podless, m.serviceAPI, m.info, m.ruleSets, m.vettings, m.bypasses,
 	}
 	m.info.WithLabelValues(version, revision).Set(1)
 	// Series exist from the start, so that a rate sees the first increase.
@@ -113,6 +132,26 @@ func (m *metrics) decided(operation policy.Operation, decision policy.Decision, 
 			action = "failed"
 		}
 		m.findings.WithLabelValues(finding.Rule, action).Inc()
+	}
+}
+
+// vetted counts a judgement on a rule set.
+func (m *metrics) vetted(operation admissionv1.Operation, allowed bool) {
+	m.vettings.WithLabelValues(string(operation), strconv.FormatBool(allowed)).Inc()
+}
+
+// rulesInForce tells what decides now.
+func (m *metrics) rulesInForce(revision string, sets []setStatus) {
+	m.info.Reset()
+	m.info.WithLabelValues(m.version, revision).Set(1)
+	for _, state := range []string{setInForce, setLastGood, setLeftOut} {
+		count := 0
+		for _, s := range sets {
+			if s.State == state {
+				count++
+			}
+		}
+		m.ruleSets.WithLabelValues(state).Set(float64(count))
 	}
 }
 

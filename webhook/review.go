@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -61,18 +62,18 @@ type envelope struct {
 	Name        string                      `json:"name"`
 	Namespace   string                      `json:"namespace"`
 	Operation   admissionv1.Operation       `json:"operation"`
-	UserInfo    struct {
-		Username string `json:"username"`
-	} `json:"userInfo"`
-	DryRun  *bool `json:"dryRun"`
-	Options struct {
+	UserInfo    authenticationv1.UserInfo   `json:"userInfo"`
+	DryRun      *bool                       `json:"dryRun"`
+	Options     struct {
 		FieldManager string `json:"fieldManager"`
 	} `json:"options"`
 }
 
 type configMap struct {
 	Metadata struct {
-		Name string `json:"name"`
+		Name        string            `json:"name"`
+		Labels      map[string]string `json:"labels"`
+		Annotations map[string]string `json:"annotations"`
 	} `json:"metadata"`
 	Data       map[string]string `json:"data"`
 	BinaryData map[string][]byte `json:"binaryData"`
@@ -201,7 +202,7 @@ func (c *configMap) typed() *corev1.ConfigMap {
 		return nil
 	}
 	return &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: c.Metadata.Name},
+		ObjectMeta: metav1.ObjectMeta{Name: c.Metadata.Name, Annotations: c.Metadata.Annotations},
 		Data:       c.Data,
 		BinaryData: c.BinaryData,
 	}

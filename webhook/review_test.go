@@ -94,7 +94,7 @@ func TestReviews(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := newHandler(engine)
-			h.cluster = func() *policy.Cluster { return tt.cluster }
+			h.guard().cluster = func() *policy.Cluster { return tt.cluster }
 			recorder := httptest.NewRecorder()
 			h.ServeHTTP(recorder, post(t.Context(), "/validate?timeout=5s", string(body)))
 

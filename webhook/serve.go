@@ -44,17 +44,30 @@ type decider interface {
 	Decide(ctx context.Context, req policy.Request, cluster *policy.Cluster) policy.Decision
 }
 
+// reviewer answers decoded requests. Its error is a *refusal.
+type reviewer interface {
+	review(ctx context.Context, req *request, received time.Time) (*admissionv1.AdmissionResponse, error)
+}
+
 // handler answers AdmissionReviews over HTTP.
 type handler struct {
-	target   target
-	decider  decider
-	cluster  func() *policy.Cluster // nil as long as nobody knows the cluster
+	reviewer reviewer
 	metrics  *metrics
 	log      *slog.Logger
 	draining *atomic.Bool
 
 	held     slots // reviews in memory
 	deciding slots // reviews that are decoded and judged
+}
+
+// guard judges writes of the one ConfigMap.
+type guard struct {
+	target  target
+	decider decider
+	cluster func() *policy.Cluster // nil as long as nobody knows the cluster
+	bypass  bypasser               // nil: nobody may bypass
+	metrics *metrics
+	log     *slog.Logger
 }
 
 // slots bounds how many do something at once.
@@ -128,7 +141,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request) (*admissionv1.A
 	if err != nil {
 		return nil, err
 	}
-	response, err := h.judge(ctx, request, received)
+	response, err := h.reviewer.review(ctx, request, received)
 	if err != nil {
 		return nil, err
 	}
@@ -189,55 +202,58 @@ func tooLarge() *refusal {
 	return &refusal{http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("the body has more than %d bytes", maxBody)}
 }
 
-// judge answers a decoded request. Its error is a *refusal.
-func (h *handler) judge(ctx context.Context, req *request, received time.Time) (*admissionv1.AdmissionResponse, error) {
-	if !req.concerns(h.target) {
-		h.metrics.unjudged.WithLabelValues("other_object").Inc()
+// review judges a write of the ConfigMap.
+func (g *guard) review(ctx context.Context, req *request, received time.Time) (*admissionv1.AdmissionResponse, error) {
+	if !req.concerns(g.target) {
+		g.metrics.unjudged.WithLabelValues("other_object").Inc()
 		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}, nil
 	}
 	judged, err := req.policyRequest(received)
 	if err != nil {
 		return nil, err
 	}
-	cluster := h.cluster()
+	cluster := g.cluster()
 	if cluster == nil {
-		h.metrics.unjudged.WithLabelValues("starting").Inc()
+		g.metrics.unjudged.WithLabelValues("starting").Inc()
 		return deniedFor(req.UID, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, time.Second,
-			"the webhook is starting and does not know the cluster's ranges yet; try again in a moment"), nil
+			"the webhook is starting and does not know the cluster's ranges and rules yet; try again in a moment"), nil
 	}
 	started := time.Now()
-	decision, failure := h.decide(ctx, judged, cluster)
+	decision, failure := g.decide(ctx, judged, cluster)
 	if failure != nil {
-		h.metrics.panics.Inc()
-		h.log.LogAttrs(ctx, slog.LevelError, "panic", slog.String("uid", string(req.UID)),
+		g.metrics.panics.Inc()
+		g.log.LogAttrs(ctx, slog.LevelError, "panic", slog.String("uid", string(req.UID)),
 			slog.Any("err", failure.value), slog.String("stack", failure.stack))
 		return deniedFor(req.UID, http.StatusInternalServerError, metav1.StatusReasonInternalError, 0,
 			"the webhook failed while judging this write, which is a bug of it; its log has the details"), nil
 	}
-	h.metrics.decided(judged.Operation, decision, time.Since(started))
-	h.logDecision(ctx, req, judged, decision)
-	return respond(req.UID, judged, decision), nil
+	decision, receipt := g.withBypass(ctx, req, decision)
+	g.metrics.decided(judged.Operation, decision, time.Since(started))
+	g.logDecision(ctx, req, judged, decision)
+	response := respond(req.UID, judged, decision)
+	receipt.add(response)
+	return response, nil
 }
 
-// panicked is what a decision panicked with.
+// panicked is what a decision panicked witg.
 type panicked struct {
 	value any
 	stack string
 }
 
 // decide asks the decider and survives its panics.
-func (h *handler) decide(ctx context.Context, judged policy.Request, cluster *policy.Cluster) (_ policy.Decision, failure *panicked) {
+func (g *guard) decide(ctx context.Context, judged policy.Request, cluster *policy.Cluster) (_ policy.Decision, failure *panicked) {
 	defer func() {
 		if value := recover(); value != nil {
 			failure = &panicked{value: value, stack: string(debug.Stack())}
 		}
 	}()
-	return h.decider.Decide(ctx, judged, cluster), nil
+	return g.decider.Decide(ctx, judged, cluster), nil
 }
 
 // logDecision writes one line, without any text of the configuration.
-func (h *handler) logDecision(ctx context.Context, req *request, judged policy.Request, decision policy.Decision) {
-	h.log.LogAttrs(ctx, slog.LevelInfo, "decision",
+func (g *guard) logDecision(ctx context.Context, req *request, judged policy.Request, decision policy.Decision) {
+	g.log.LogAttrs(ctx, slog.LevelInfo, "decision",
 		slog.String("id", decision.ID),
 		slog.String("uid", string(req.UID)),
 		slog.String("user", judged.User),
@@ -249,7 +265,7 @@ func (h *handler) logDecision(ctx context.Context, req *request, judged policy.R
 	)
 	for _, finding := range decision.Findings {
 		if finding.Failed { // why is in the response; the message may quote the configuration
-			h.log.LogAttrs(ctx, slog.LevelError, "rule failed", slog.String("id", decision.ID), slog.String("rule", finding.Rule))
+			g.log.LogAttrs(ctx, slog.LevelError, "rule failed", slog.String("id", decision.ID), slog.String("rule", finding.Rule))
 		}
 	}
 }

@@ -36,17 +36,24 @@ func allowAll(context.Context, policy.Request, *policy.Cluster) policy.Decision 
 }
 
 func newHandler(decide decider) *handler {
+	own, log := newMetrics("test", "revision-1"), slog.New(slog.DiscardHandler)
 	return &handler{
-		target:   target{"kube-system", "ip-masq-agent"},
-		decider:  decide,
-		cluster:  func() *policy.Cluster { return policy.NewCluster(nil, nil, nil) },
-		metrics:  newMetrics("test", "revision-1"),
-		log:      slog.New(slog.DiscardHandler),
+		reviewer: &guard{
+			target:  target{"kube-system", "ip-masq-agent"},
+			decider: decide,
+			cluster: func() *policy.Cluster { return policy.NewCluster(nil, nil, nil) },
+			metrics: own, log: log,
+		},
+		metrics:  own,
+		log:      log,
 		draining: &atomic.Bool{},
 		held:     make(slots, maxHeld),
 		deciding: make(slots, 2),
 	}
 }
+
+// guard is the reviewer of a handler that newHandler made.
+func (h *handler) guard() *guard { return h.reviewer.(*guard) } //nolint:forcetypeassert // newHandler made it
 
 // review is a body with these fields of a request, beside a uid.
 func review(request string) string {
@@ -279,7 +286,7 @@ func TestNamelessRequests(t *testing.T) {
 
 func TestStarting(t *testing.T) {
 	h := newHandler(deciderFunc(allowAll))
-	h.cluster = func() *policy.Cluster { return nil }
+	h.guard().cluster = func() *policy.Cluster { return nil }
 	recorder := httptest.NewRecorder()
 	h.ServeHTTP(recorder, post(t.Context(), "/validate", review(ours)))
 	answer := answerOf(t, recorder)
@@ -294,6 +301,7 @@ func TestPanicIsADenial(t *testing.T) {
 		panic("a rule of mine")
 	}))
 	h.log = slog.New(slog.NewJSONHandler(&log, nil))
+	h.guard().log = h.log
 	recorder := httptest.NewRecorder()
 	h.ServeHTTP(recorder, post(t.Context(), "/validate", review(ours)))
 	want := `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","response":{"uid":"uid-1","allowed":false,` +
@@ -433,7 +441,7 @@ func TestLogHasNoConfiguration(t *testing.T) {
 			{Rule: "resync-bounds", Action: policy.Warn, Message: "SECRET"},
 		}}
 	}))
-	h.log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	h.guard().log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey || a.Key == "seconds" {
 			return slog.Attr{}
 		}

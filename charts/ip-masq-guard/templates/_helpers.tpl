@@ -90,6 +90,10 @@ custom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 requireClusterRanges: {{ .Values.requireClusterRanges }}
+{{- with .Values.ruleSets }}
+ruleSets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .Values.exceptions }}
 exceptions:
   {{- toYaml . | nindent 2 }}
