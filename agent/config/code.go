@@ -57,6 +57,12 @@ const (
 	CodeIneffective Code = "ineffective-exception" // suspicious: an exception where nothing is spared
 )
 
+// Codes of several files together.
+const (
+	CodeTooManyFiles  Code = "too-many-files" // fatal, for each file beyond MaxFiles
+	CodeFilesDisagree Code = "files-disagree" // suspicious: another file says otherwise, and one of them wins
+)
+
 // CodeTooManyProblems stands last, for the problems that are not listed: fatal if
 // one of them is.
 const CodeTooManyProblems Code = "too-many-problems"

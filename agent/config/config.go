@@ -73,6 +73,16 @@ type positions struct {
 	elements [listCount][]Position
 
 	scopes [len(keys)]string // what stands before each key in its path: "nodeOverrides[1]." for what an override sets
+
+	// Of several files: that of each key, and of each element with its index there.
+	files   [len(keys)]string
+	origins [listCount][]origin
+}
+
+// origin is where an element of merged lists comes from.
+type origin struct {
+	file  string
+	index int
 }
 
 // list is which of the lists of CIDRs.
@@ -96,9 +106,24 @@ func elementPath(path string, i int) string { return path + "[" + strconv.Itoa(i
 
 // Place is where a value stands.
 type Place struct {
+	File string // empty when there is one text only
 	Path string // "nonMasqueradeCIDRs[2]"
 
 	Position // zero for a default
+}
+
+// String is "FILE: nonMasqueradeCIDRs[2]", or the path alone.
+func (p Place) String() string {
+	if p.File == "" {
+		return p.Path
+	}
+	return p.File + ": " + p.Path
+}
+
+// at puts a problem in a place.
+func (p Problem) at(place Place) Problem {
+	p.File, p.Path, p.Line, p.Column = place.File, place.Path, place.Line, place.Column
+	return p
 }
 
 // Position is a place in the text, both counted from 1; columns count bytes. The
@@ -133,36 +158,54 @@ func (c Config) ListAbsent() bool { return slices.Contains(c.Defaulted, KeyNonMa
 // At returns where in the text the value with this path stands: a key, or
 // "nonMasqueradeCIDRs[2]", or one in an override, "nodeOverrides[1].masqLinkLocal". The
 // Position is zero when the text does not have it.
-func (c Config) At(path string) Position {
-	if rest, ok := strings.CutPrefix(path, KeyNodeOverrides+"["); ok && len(c.Overrides) > 0 {
-		number, _, _ := strings.Cut(rest, "]")
-		i, err := strconv.Atoi(number)
-		if err != nil || i < 0 || i >= len(c.Overrides) {
-			return Position{}
+func (c Config) At(path string) Position { return c.Find(path).Position }
+
+// Find is the Place whose String is given; of merged files also that of a key by its path
+// alone, in the first file that has it. Without such a place it has no more than the
+// path.
+func (c Config) Find(text string) Place {
+	if file, path, ok := strings.Cut(text, ": "); ok {
+		place := c.find(path, file)
+		place.File = file
+		return place
+	}
+	return c.find(text, "")
+}
+
+func (c Config) find(path, file string) Place {
+	for i, o := range c.Overrides {
+		if place := o.place(i); place.Path == path && place.File == file {
+			return place
 		}
-		if path == elementPath(KeyNodeOverrides, i) {
-			return c.Overrides[i].at
+		if place := o.Config.find(path, file); place.Line > 0 {
+			return place
 		}
-		return c.Overrides[i].Config.At(path)
 	}
 	if c.at == nil {
-		return Position{}
+		return Place{Path: path}
 	}
 	for k, key := range keys {
 		rest, ok := strings.CutPrefix(path, c.at.scopes[k]+key)
 		if !ok {
 			continue
 		}
-		if rest == "" {
-			return c.at.keys[k]
+		if rest == "" && (file == "" || file == c.at.files[k]) {
+			return c.Key(key)
 		}
 		i, err := strconv.Atoi(strings.Trim(rest, "[]"))
 		if err != nil || elementPath("", i) != rest {
 			continue
 		}
-		return c.Element(key, i).Position
+		if file == "" {
+			return c.Element(key, i)
+		}
+		for l := range listCount {
+			if n := slices.Index(c.at.origins[l], origin{file, i}); n >= 0 && l.key() == key {
+				return c.Element(key, n)
+			}
+		}
 	}
-	return Position{}
+	return Place{Path: path}
 }
 
 // Key is where a key stands, or would stand.
@@ -171,20 +214,27 @@ func (c Config) Key(key string) Place {
 	if k < 0 || c.at == nil {
 		return Place{Path: key}
 	}
-	return Place{c.at.scopes[k] + key, c.at.keys[k]}
+	return Place{c.at.files[k], c.at.scopes[k] + key, c.at.keys[k]}
 }
 
 // Element is where an element of the list stands that a key holds.
 func (c Config) Element(key string, i int) Place {
-	place := Place{Path: elementPath(c.Key(key).Path, i)}
-	if c.at == nil {
-		return place
-	}
-	for l := range listCount {
-		if l.key() == key && i >= 0 && i < len(c.at.elements[l]) {
-			place.Position = c.at.elements[l][i]
+	place := c.Key(key)
+	if c.at != nil {
+		for l := range listCount {
+			if l.key() != key || i < 0 || i >= len(c.at.elements[l]) {
+				continue
+			}
+			if origins := c.at.origins[l]; origins != nil {
+				place.File = origins[i].file
+				place.Path, place.Position = elementPath(place.Path, origins[i].index), c.at.elements[l][i]
+				return place
+			}
+			place.Path, place.Position = elementPath(place.Path, i), c.at.elements[l][i]
+			return place
 		}
 	}
+	place.Path, place.Position = elementPath(place.Path, i), Position{}
 	return place
 }
 
@@ -228,6 +278,7 @@ func (s Severity) String() string {
 type Problem struct {
 	Code     Code
 	Severity Severity
+	File     string // which of several files; empty when there is one text only
 	Path     string // "nonMasqueradeCIDRs[2]"; empty for the text as a whole
 	Line     int    // counted from 1; 0 when the text has no such place
 	Column   int    // in bytes, counted from 1
@@ -236,7 +287,8 @@ type Problem struct {
 	Remedy   string // what to do, in one line, ready to paste where that exists; may be empty
 }
 
-// String is one line: "line 3, nonMasqueradeCIDRs[1]: MESSAGE; REMEDY".
+// String is one line: "line 3, nonMasqueradeCIDRs[1]: MESSAGE; REMEDY", with the file
+// before it if there are several.
 func (p Problem) String() string {
 	s := p.Message
 	if p.Remedy != "" {
@@ -247,6 +299,9 @@ func (p Problem) String() string {
 	}
 	if p.Line > 0 {
 		s = fmt.Sprintf("line %d, %s", p.Line, s)
+	}
+	if p.File != "" {
+		s = p.File + ": " + s
 	}
 	return s
 }

@@ -26,15 +26,15 @@ func (c Config) contradictions(first int, add func(Problem)) {
 		}
 		at, listed := c.Element(KeyMasqueradeCIDRs, i), c.Element(KeyNonMasqueradeCIDRs, other)
 		p := Problem{
-			Code: CodeContradiction, Path: at.Path, Line: at.Line, Column: at.Column, Text: prefix.String(),
-			Message: fmt.Sprintf("%s is in both lists: %s in line %d spares it", quote(prefix.String()), listed.Path, listed.Line),
+			Code: CodeContradiction, Text: prefix.String(),
+			Message: fmt.Sprintf("%s is in both lists: %s in line %d spares it", quote(prefix.String()), listed, listed.Line),
 			Remedy:  "keep it in one of the two lists",
 		}
 		if c.ListAbsent() {
 			p.Message = quote(prefix.String()) + " is a default range of " + KeyNonMasqueradeCIDRs + ", which the text does not have"
 			p.Remedy = "write " + KeyNonMasqueradeCIDRs + " without it instead"
 		}
-		add(p)
+		add(p.at(at))
 	}
 }
 
@@ -83,15 +83,15 @@ func (c Config) ineffective(add func(Problem)) {
 		}
 		at := c.Element(KeyMasqueradeCIDRs, e.index)
 		p := Problem{
-			Code: CodeIneffective, Severity: Suspicious, Path: at.Path, Line: at.Line, Column: at.Column,
+			Code: CodeIneffective, Severity: Suspicious,
 			Text:    e.prefix.String(),
 			Message: quote(e.prefix.String()) + " lies in no range that is spared, so it is masqueraded anyway",
 			Remedy:  "remove it",
 		}
 		if within.prefix.IsValid() {
 			p.Message = fmt.Sprintf("%s lies inside the exception %s (%s), so it has no effect", quote(e.prefix.String()),
-				within.prefix, c.Element(KeyMasqueradeCIDRs, within.index).Path)
+				within.prefix, c.Element(KeyMasqueradeCIDRs, within.index))
 		}
-		add(p)
+		add(p.at(at))
 	}
 }

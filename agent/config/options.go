@@ -45,15 +45,15 @@ func (c Config) For(options Options) (Config, []Problem) {
 // foreign is c without what only our agent knows.
 func (c Config) foreign(r *report) Config {
 	for _, key := range keys[upstreamKeys:] {
-		at := c.At(key)
+		at := c.Key(key)
 		if at.Line == 0 {
 			continue
 		}
 		r.add(Problem{
-			Code: CodeUnknownKey, Severity: Suspicious, Path: key, Line: at.Line, Column: at.Column, Text: key,
+			Code: CodeUnknownKey, Severity: Suspicious, Text: key,
 			Message: quote(key) + " is a key of the ip-masq-guard agent alone, so the agents here ignore it",
 			Remedy:  "remove it",
-		})
+		}.at(at))
 	}
 	c.Masquerade, c.Overrides = nil, nil
 	return c
@@ -62,11 +62,8 @@ func (c Config) foreign(r *report) Config {
 func ipv6Disabled(at Place, prefix netip.Prefix) Problem {
 	return Problem{
 		Code:    CodeIPv6Disabled,
-		Path:    at.Path,
-		Line:    at.Line,
-		Column:  at.Column,
 		Text:    prefix.String(),
 		Message: quote(prefix.String()) + " is an IPv6 range, but the agent runs without IPv6, so it refuses the whole text",
 		Remedy:  "remove it, or start the agents with --enable-ipv6",
-	}
+	}.at(at)
 }

@@ -21,8 +21,21 @@ type Override struct {
 	Sets        []string // the keys that it has of its own; the others are those of the text
 	Config      Config   // what holds on these nodes
 
-	at Position
+	at     Position
+	file   string // which of several files
+	number int    // which of the overrides in its file
 }
+
+// place is where the override stands; i is its index if it is of one text.
+func (o Override) place(i int) Place {
+	if o.file != "" {
+		i = o.number
+	}
+	return Place{o.file, OverridePath(i), o.at}
+}
+
+// Place is where an override stands, by its index.
+func (c Config) Place(override int) Place { return c.Overrides[override].place(override) }
 
 // Label is a label of a node.
 type Label struct{ Key, Value string }
@@ -142,7 +155,7 @@ func (p *parser) badOverride(i int, e *value) {
 // readOverride reads one override onto the text that has been read.
 func (p *parser) readOverride(i int, v *value) Override {
 	path := OverridePath(i)
-	o := Override{Config: p.config, at: v.at}
+	o := Override{Config: p.config, at: v.at, number: i}
 	c := &o.Config
 	c.at = new(positions)
 	*c.at = *p.config.at
@@ -331,7 +344,7 @@ func (p *parser) checkOverride(i int, c Config) {
 		if slices.ContainsFunc(p.problems, problem.same) {
 			return // so it is without the override
 		}
-		p.add(problem.within(i))
+		p.add(problem.within(Place{Path: OverridePath(i)}))
 	}
 	if !p.noLimit && c.exceeds(len(c.NonMasquerade)) {
 		add(p.shown(overLimit(c)))
@@ -341,13 +354,13 @@ func (p *parser) checkOverride(i int, c Config) {
 
 // same tells whether two problems are one, of a text and of an override of it.
 func (p Problem) same(other Problem) bool {
-	return p.Code == other.Code && p.Path == other.Path && p.Message == other.Message
+	return p.Code == other.Code && p.File == other.File && p.Path == other.Path && p.Message == other.Message
 }
 
 // within names the override with which alone there is the problem.
-func (p Problem) within(i int) Problem {
-	if !strings.HasPrefix(p.Path, OverridePath(i)) {
-		p.Message = "with " + OverridePath(i) + ": " + p.Message
+func (p Problem) within(override Place) Problem {
+	if !strings.HasPrefix(p.Path, override.Path) || p.File != override.File {
+		p.Message = "with " + override.String() + ": " + p.Message
 	}
 	return p
 }
@@ -368,7 +381,7 @@ func (c Config) overridesFor(options Options, r *report) []Override {
 		overrides[i].Config = effective
 		for _, problem := range problems {
 			if !slices.ContainsFunc(r.problems, problem.same) {
-				r.add(problem.within(i))
+				r.add(problem.within(overrides[i].place(i)))
 			}
 		}
 	}

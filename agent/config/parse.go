@@ -65,11 +65,11 @@ func (p *parser) parse(size int) Config {
 }
 
 func (p *parser) fatal(code Code, path string, at Position, text, message, remedy string) {
-	p.add(Problem{code, Fatal, path, at.Line, at.Column, text, message, remedy})
+	p.add(Problem{code, Fatal, "", path, at.Line, at.Column, text, message, remedy})
 }
 
 func (p *parser) suspect(code Code, path string, at Position, text, message, remedy string) {
-	p.add(Problem{code, Suspicious, path, at.Line, at.Column, text, message, remedy})
+	p.add(Problem{code, Suspicious, "", path, at.Line, at.Column, text, message, remedy})
 }
 
 // checkLineEnds looks for blanks at line ends. They mean nothing to an agent, but a

@@ -40,10 +40,10 @@ func (r *report) full(severity Severity) bool {
 	return true
 }
 
-// list returns the problems by position; those without a position come first.
+// list returns the problems by file and position; those without a position come first.
 func (r *report) list() []Problem {
 	slices.SortStableFunc(r.problems, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
 	if r.omitted > 0 {
 		severity := Suspicious

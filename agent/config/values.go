@@ -90,7 +90,10 @@ func (p *parser) readList(c *Config, l list, values []value) []netip.Prefix {
 				prefix, severity = taken, Suspicious
 			}
 			if !p.full(severity) {
-				p.add(Problem{f.code, severity, elementPath(path, i), e.at.Line, e.at.Column, p.scalar(e.at, e.text), say(e.text, f.why), f.remedy})
+				p.add(Problem{
+					Code: f.code, Severity: severity, Path: elementPath(path, i), Line: e.at.Line, Column: e.at.Column,
+					Text: p.scalar(e.at, e.text), Message: say(e.text, f.why), Remedy: f.remedy,
+				})
 			}
 		}
 		prefixes = append(prefixes, prefix)
@@ -131,9 +134,7 @@ func overLimit(c Config) Problem {
 	if limit := Default().CIDRLimit; count <= limit {
 		problem.Remedy = fmt.Sprintf("remove %s, which is %d then", KeyCIDRLimit, limit)
 	}
-	at := c.Key(key)
-	problem.Path, problem.Line, problem.Column = at.Path, at.Line, at.Column
-	return problem
+	return problem.at(c.Key(key))
 }
 
 func (p *parser) readBool(key string, f *field, to *bool) {
