@@ -37,6 +37,7 @@ type options struct {
 	rules          ruleset.Options
 	toPorts        string // as given, for the log
 	configPath     string
+	configDir      string // of several files, instead of configPath; may be empty
 	labelsPath     string // empty: the node has no labels that overrides could ask for
 	expectedDigest string // the file that holds it; empty: none
 	stateDir       string // empty: the last valid configuration is in memory only
@@ -49,6 +50,22 @@ type options struct {
 	cleanupOnExit  bool
 
 	once, dryRun, version, help bool
+}
+
+// source is where the configuration is, for people.
+func (o options) source() string {
+	if o.configDir != "" {
+		return o.configDir
+	}
+	return o.configPath
+}
+
+// read reads the configuration.
+func (o options) read() reading {
+	if o.configDir != "" {
+		return readDirectory(o.configDir)
+	}
+	return read(o.configPath)
 }
 
 // families are those whose rules this agent holds; the others' it leaves alone.
@@ -83,6 +100,7 @@ func parseWith(args []string, more *pflag.FlagSet) (options, error) {
 	if opts.help || opts.version {
 		return opts, nil
 	}
+	raw.configPathSet = flags.Changed("config-path")
 	var errs []error
 	if extra := flags.Args(); len(extra) > 0 {
 		errs = append(errs, fmt.Errorf("%q is no flag and no command (%s, as the first word); values of switches are written --flag=value",
@@ -100,6 +118,7 @@ func parseWith(args []string, more *pflag.FlagSet) (options, error) {
 type rawFlags struct {
 	backend, logLevel          string
 	sourceCIDRs, outInterfaces string
+	configPathSet              bool // --config-path was given
 }
 
 // groups of the help text.
@@ -148,6 +167,8 @@ func (r *rawFlags) groups(o *options) [groupCount]group {
 	source.StringVar(&o.configPath, "config-path", defaultConfigPath, "`file` to read; a missing one means the defaults")
 	source.StringVar(&o.stateDir, "state-dir", "",
 		"`directory` that keeps the last valid configuration over restarts (default: memory only)")
+	source.StringVar(&o.configDir, "config-dir", "",
+		"`directory` whose files with names that begin with ip-masq are merged, instead of --config-path (default: none)")
 	source.StringVar(&o.labelsPath, "node-labels-file", "",
 		"`file` with the labels of this node, for nodeOverrides in the configuration: key=\"value\", a line each (default: none)")
 	source.StringVar(&o.expectedDigest, "expected-digest-file", "",
@@ -238,6 +259,9 @@ func (r *rawFlags) check(o *options) []error {
 	}
 	if o.flushConntrack && o.once {
 		wrong("flush-conntrack", "true", errors.New("only an agent that runs on sees a change; leave it out with --once"))
+	}
+	if o.configDir != "" && r.configPathSet {
+		wrong("config-dir", o.configDir, errors.New("--config-path is given as well; use one of the two"))
 	}
 	if o.configPath == "" || strings.HasSuffix(o.configPath, "/") {
 		wrong("config-path", o.configPath, errors.New("not a file's path; name the file itself, as in "+defaultConfigPath))

@@ -102,7 +102,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.logLevel}))
 	log.InfoContext(ctx, "agent starting",
-		"version", buildVersion(), "config", opts.configPath, "chain", opts.rules.Chain,
+		"version", buildVersion(), "config", opts.source(), "chain", opts.rules.Chain,
 		"families", fmt.Sprint(opts.families()), "reservedRanges", opts.config.ReservedRanges,
 		"randomFully", opts.rules.RandomFully, "toPorts", opts.toPorts,
 		"sources", fmt.Sprint(opts.rules.Sources), "outInterfaces", opts.rules.Interfaces, "spareMulticast", opts.rules.SpareMulticast,

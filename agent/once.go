@@ -15,6 +15,18 @@ import (
 // load reads the file once, prints its problems a line each, and fails when it is
 // refused. A missing file means the defaults.
 func load(opts options, stderr io.Writer) (config.Config, error) {
+	if opts.configDir != "" {
+		c, missing, err := loadDirectory(opts, func(p config.Problem) {
+			tell(stderr, "agent: %s: %s: %s\n", opts.configDir, p.Severity, p)
+		})
+		if missing {
+			tell(stderr, "agent: %s: no file whose name begins with %s, so the defaults are in force\n", opts.configDir, filePrefix)
+		}
+		if err != nil {
+			return c, err
+		}
+		return here(c, opts, stderr), nil
+	}
 	now := read(opts.configPath)
 	if now.missing {
 		tell(stderr, "agent: %s: no such file, so the defaults are in force\n", opts.configPath)
@@ -28,11 +40,16 @@ func load(opts options, stderr io.Writer) (config.Config, error) {
 	if n := count(v.problems, config.Fatal); n > 0 {
 		return config.Config{}, fmt.Errorf("%s is refused: %d fatal problem(s); the kernel is untouched", opts.configPath, n)
 	}
-	effective, index := v.config.On(labelsOnce(opts, stderr))
+	return here(v.config, opts, stderr), nil
+}
+
+// here is what holds on this node.
+func here(c config.Config, opts options, stderr io.Writer) config.Config {
+	effective, index := c.On(labelsOnce(opts, stderr))
 	if index >= 0 {
-		tell(stderr, "agent: %s: %s holds on this node\n", opts.configPath, config.OverridePath(index))
+		tell(stderr, "agent: %s: %s holds on this node\n", opts.source(), c.Place(index))
 	}
-	return effective, nil
+	return effective
 }
 
 // labelsOnce are the labels of this node; without a usable file there are none.

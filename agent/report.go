@@ -75,6 +75,7 @@ type reportFile struct {
 type reportProblem struct {
 	Severity string `json:"severity"`
 	Code     string `json:"code"`
+	File     string `json:"file"`
 	Path     string `json:"path"`
 	Line     int    `json:"line"`
 	Column   int    `json:"column"`
@@ -161,7 +162,7 @@ func (f fileStatus) report() reportFile {
 	}
 	for _, p := range f.problems {
 		r.Problems = append(r.Problems, reportProblem{
-			Severity: p.Severity.String(), Code: string(p.Code), Path: p.Path, Line: p.Line, Column: p.Column,
+			Severity: p.Severity.String(), Code: string(p.Code), File: p.File, Path: p.Path, Line: p.Line, Column: p.Column,
 			Message: p.Message, Remedy: p.Remedy,
 		})
 	}

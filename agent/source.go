@@ -29,10 +29,13 @@ type reading struct {
 	text    []byte
 	missing bool
 	failure string // why the file cannot be read; empty when it can
+
+	files []fileReading // of a directory, which has no text of its own
 }
 
 func (r reading) equal(other reading) bool {
-	return r.missing == other.missing && r.failure == other.failure && bytes.Equal(r.text, other.text)
+	return r.missing == other.missing && r.failure == other.failure && bytes.Equal(r.text, other.text) &&
+		slices.EqualFunc(r.files, other.files, fileReading.equal)
 }
 
 // read reads the file at path, no more of it than the parser looks at.

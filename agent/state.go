@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
@@ -25,18 +26,49 @@ const (
 // value keeps nothing.
 type store struct {
 	dir  string
+	file string // of several files the one whose text it is; empty: of the only one
 	kept string // digest of the text that the file holds, or nothing; empty when that is not known
 }
 
 // nothing stands for the digest of the text of no file.
 const nothing = "nothing"
 
+// name is that of the file in the state directory.
+func (s *store) name() string {
+	if s.file == "" {
+		return stateFile
+	}
+	return stateFile + "." + s.file
+}
+
+// forget removes the texts of several files that are gone.
+func (s *store) forget(gone func(file string) bool) error {
+	if s.dir == "" {
+		return nil
+	}
+	present, err := filepath.Glob(filepath.Join(s.dir, stateFile+"."+filePrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("looking for the last valid configuration: %w", err)
+	}
+	var errs []error
+	for _, path := range present {
+		file := strings.TrimPrefix(filepath.Base(path), stateFile+".")
+		if strings.HasSuffix(file, temporary) || !gone(file) {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("removing the last valid configuration: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // load returns the text that was kept, and fs.ErrNotExist when there is none.
 func (s *store) load() ([]byte, error) {
 	if s.dir == "" {
 		return nil, fs.ErrNotExist
 	}
-	text, err := readState(filepath.Join(s.dir, stateFile))
+	text, err := readState(filepath.Join(s.dir, s.name()))
 	if err != nil {
 		return nil, fmt.Errorf("loading the last valid configuration: %w", err)
 	}
@@ -76,7 +108,7 @@ func (s *store) save(text []byte) error {
 		return nil
 	}
 	content := append([]byte(stateHeader+sum+"\n"), text...)
-	if err := replace(s.dir, stateFile, content); err != nil {
+	if err := replace(s.dir, s.name(), content); err != nil {
 		return fmt.Errorf("saving the last valid configuration: %w", err)
 	}
 	s.kept = sum
@@ -88,7 +120,7 @@ func (s *store) clear() error {
 	if s.dir == "" || s.kept == nothing {
 		return nil
 	}
-	err := os.Remove(filepath.Join(s.dir, stateFile))
+	err := os.Remove(filepath.Join(s.dir, s.name()))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the last valid configuration: %w", err)
 	}
@@ -102,8 +134,11 @@ func (s *store) files() ([]string, error) {
 		return nil, nil
 	}
 	var present []string
-	for _, name := range []string{stateFile, stateFile + temporary} {
-		path := filepath.Join(s.dir, name)
+	several, err := filepath.Glob(filepath.Join(s.dir, stateFile+"."+filePrefix+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("looking for the last valid configuration: %w", err)
+	}
+	for _, path := range append([]string{filepath.Join(s.dir, stateFile), filepath.Join(s.dir, stateFile+temporary)}, several...) {
 		_, err := os.Lstat(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -68,9 +68,10 @@ type syncer struct {
 	status       atomic.Pointer[status] // never nil
 
 	labels   nodeLabels
-	seen     *reading         // what was judged last; nil before the first pass
-	told     *reading         // what the published status tells of
-	problems []config.Problem // of the text in the file
+	seen     *reading            // what was judged last; nil before the first pass
+	parts    map[string]keptFile // of a directory: the last valid text of each file
+	told     *reading            // what the published status tells of
+	problems []config.Problem    // of the text in the file
 	force    inForce
 	families []*family
 
@@ -136,7 +137,7 @@ func newSyncer(opts options, kernel kernel, log *slog.Logger) *syncer {
 	if opts.flushConntrack {
 		s.flows = iptables.Conntrack{}
 	}
-	s.status.Store(&status{due: time.Now(), file: fileStatus{path: opts.configPath, state: fileUnread}})
+	s.status.Store(&status{due: time.Now(), file: fileStatus{path: opts.source(), state: fileUnread}})
 	s.metrics.asExpected(func() bool { return s.view().checkDigest() == nil })
 	return s
 }
@@ -181,7 +182,7 @@ func (s *syncer) pass(ctx context.Context) time.Duration {
 		s.enforce(s.force)
 	}
 	timed := s.metrics.timed("read")
-	now := read(s.opts.configPath)
+	now := s.opts.read()
 	timed()
 	s.observe(ctx, now)
 	wrote, err := s.apply(ctx)
@@ -210,6 +211,10 @@ func (s *syncer) pass(ctx context.Context) time.Duration {
 // observe decides what is in force, after a look at the file.
 func (s *syncer) observe(ctx context.Context, now reading) {
 	if s.seen != nil && s.seen.equal(now) {
+		return
+	}
+	if s.opts.configDir != "" {
+		s.observeDirectory(ctx, now)
 		return
 	}
 	first := s.seen == nil
@@ -256,7 +261,7 @@ func (s *syncer) logProblems(ctx context.Context, problems []config.Problem) {
 			level = slog.LevelError
 		}
 		s.log.Log(ctx, level, "problem in the configuration file",
-			"severity", p.Severity.String(), "code", p.Code, "path", p.Path, "line", p.Line, "column", p.Column,
+			"severity", p.Severity.String(), "code", p.Code, "file", p.File, "path", p.Path, "line", p.Line, "column", p.Column,
 			"message", p.Message, "remedy", p.Remedy)
 	}
 }
@@ -293,7 +298,7 @@ func (s *syncer) enforce(want inForce) {
 	effective, index := want.whole.On(s.labels.labels)
 	want.config, want.override = effective, ""
 	if index >= 0 {
-		want.override = config.OverridePath(index)
+		want.override = want.whole.Place(index).String()
 	}
 	s.force = want
 	s.retry = 0
@@ -420,6 +425,8 @@ func (s *syncer) announce(ctx context.Context, err error) {
 func (s *syncer) remember(ctx context.Context) {
 	var err error
 	switch {
+	case s.opts.configDir != "":
+		err = s.rememberFiles()
 	case s.force.text != nil:
 		err = s.store.save(s.force.text)
 	case s.seen.missing:
@@ -483,7 +490,7 @@ func (f *family) rules() int { return len(f.want.Rules) + 1 }
 
 // fileStatus is what the last reading was like; the worst problems come first.
 func (s *syncer) fileStatus(since time.Time) fileStatus {
-	now := fileStatus{path: s.opts.configPath, state: fileLoaded, since: since, counts: map[config.Severity]int{}}
+	now := fileStatus{path: s.opts.source(), state: fileLoaded, since: since, counts: map[config.Severity]int{}}
 	switch {
 	case s.seen.missing:
 		now.state = fileMissing

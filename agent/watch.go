@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -41,24 +42,50 @@ type watcher struct {
 
 // inputs are what an agent reads.
 type inputs struct {
-	path   string // the configuration
-	labels string // the file of node labels, which is looked at by name only; may be empty
+	path    string // the configuration; of no use with dir
+	several string // the directory of several files; may be empty
+	labels  string // the file of node labels, which is looked at by name only; may be empty
 }
 
-func (o options) inputs() inputs { return inputs{o.configPath, o.labelsPath} }
+func (o options) inputs() inputs { return inputs{o.configPath, o.configDir, o.labelsPath} }
+
+// folder is what is watched by notifications.
+func (w inputs) folder() string {
+	if w.several != "" {
+		return w.several
+	}
+	return filepath.Dir(w.path)
+}
 
 // files are the names that may hold something.
 func (w inputs) files() []string {
-	if w.labels == "" {
-		return []string{w.path}
+	names := []string{w.path}
+	if w.several != "" {
+		inside, err := filesOf(w.several) // what cannot be listed holds nothing
+		if names = nil; err == nil {
+			for _, name := range inside {
+				names = append(names, filepath.Join(w.several, name))
+			}
+		}
 	}
-	return []string{w.path, w.labels}
+	if w.labels != "" {
+		names = append(names, w.labels)
+	}
+	return names
+}
+
+// holds tells whether a name in the folder may be the configuration's.
+func (w inputs) holds(name string) bool {
+	if w.several != "" {
+		return strings.HasPrefix(name, filePrefix)
+	}
+	return name == filepath.Base(w.path)
 }
 
 // newWatcher begins to watch: no change after its return goes unnoticed once run is
 // called.
 func newWatcher(ctx context.Context, what inputs, log *slog.Logger) *watcher {
-	w := &watcher{inputs: what, dir: filepath.Dir(what.path), changes: make(chan struct{}, 1), log: log}
+	w := &watcher{inputs: what, dir: what.folder(), changes: make(chan struct{}, 1), log: log}
 	w.look()
 	w.watch(ctx)
 	return w
@@ -103,7 +130,7 @@ func (w *watcher) run(ctx context.Context) {
 
 func (w *watcher) concerns(event fsnotify.Event) bool {
 	name := filepath.Base(event.Name)
-	return event.Name == w.dir || name == volumeLink || name == filepath.Base(w.path)
+	return event.Name == w.dir || name == volumeLink || w.holds(name)
 }
 
 func (w *watcher) changed() {
