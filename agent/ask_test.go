@@ -75,8 +75,8 @@ versions       agent v1.2.3, iptables v1.8.9 (nf_tables), kernel 6.1.0
 				Applied:  &reportApplied{"", *before(time.Minute)},
 				Expected: &reportExpected{other, before(time.Second)},
 				File: reportFile{Path: "/f", State: "refused", Since: before(time.Minute), Fatal: 1, Suspicious: 20, Problems: []reportProblem{
-					{"fatal", "host-bits", "nonMasqueradeCIDRs[0]", 1, 22, `"10.0.0.1/8" has host bits set`, "write 10.0.0.0/8"},
-					{"suspicious", "unknown-key", "x", 2, 1, "odd", ""},
+					{"fatal", "host-bits", "", "nonMasqueradeCIDRs[0]", 1, 22, `"10.0.0.1/8" has host bits set`, "write 10.0.0.0/8"},
+					{"suspicious", "unknown-key", "", "x", 2, 1, "odd", ""},
 				}},
 				Backend: reportBackend{"nft", "--iptables-backend"},
 				Families: []reportFamily{

@@ -202,6 +202,27 @@ func (s *syncer) lastValid(ctx context.Context, name string) (keptFile, bool) {
 	return kept, true
 }
 
+// keptFiles is kept for several files.
+func (s *syncer) keptFiles() (_ config.Config, ok bool) {
+	names, err := s.store.several()
+	if err != nil {
+		return config.Config{}, false
+	}
+	var parts []config.Part
+	for _, name := range names {
+		one := store{dir: s.opts.stateDir, file: name}
+		text, err := one.load()
+		if err != nil {
+			continue
+		}
+		if part, problems := config.ParseFile(config.File{Name: name, Text: text}, s.opts.config); !refused(problems) {
+			parts = append(parts, part)
+		}
+	}
+	merged, _ := config.Merge(parts, s.opts.config)
+	return merged, len(parts) > 0
+}
+
 // digestOf names several texts: the SHA-256 of what sha256sum prints of them, a line each.
 func (s *syncer) digestOf(parts []config.Part) string {
 	var b bytes.Buffer

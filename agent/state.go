@@ -41,23 +41,31 @@ func (s *store) name() string {
 	return stateFile + "." + s.file
 }
 
-// forget removes the texts of several files that are gone.
-func (s *store) forget(gone func(file string) bool) error {
+// several are the files whose texts are kept, sorted.
+func (s *store) several() ([]string, error) {
 	if s.dir == "" {
-		return nil
+		return nil, nil
 	}
 	present, err := filepath.Glob(filepath.Join(s.dir, stateFile+"."+filePrefix+"*"))
 	if err != nil {
-		return fmt.Errorf("looking for the last valid configuration: %w", err)
+		return nil, fmt.Errorf("looking for the last valid configuration: %w", err)
 	}
-	var errs []error
+	var files []string
 	for _, path := range present {
-		file := strings.TrimPrefix(filepath.Base(path), stateFile+".")
-		if strings.HasSuffix(file, temporary) || !gone(file) {
-			continue
+		if file := strings.TrimPrefix(filepath.Base(path), stateFile+"."); !strings.HasSuffix(file, temporary) {
+			files = append(files, file)
 		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("removing the last valid configuration: %w", err))
+	}
+	return files, nil
+}
+
+// forget removes the texts of several files that are gone.
+func (s *store) forget(gone func(file string) bool) error {
+	files, err := s.several()
+	errs := []error{err}
+	for _, file := range files {
+		if gone(file) {
+			errs = append(errs, (&store{dir: s.dir, file: file}).clear())
 		}
 	}
 	return errors.Join(errs...)

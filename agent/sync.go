@@ -386,19 +386,28 @@ func (s *syncer) forget(ctx context.Context, f *family) {
 	s.flowsError = message
 }
 
+// kept is the last valid configuration of an earlier run.
+func (s *syncer) kept() (_ config.Config, ok bool) {
+	if s.opts.configDir != "" {
+		return s.keptFiles()
+	}
+	text, err := s.store.load()
+	if err != nil {
+		return config.Config{}, false
+	}
+	v := judge(text, s.opts.config)
+	return v.config, !refused(v.problems)
+}
+
 // recall assumes that the flows of before the start are treated as the last valid
 // configuration has it. The kernel forgets flows and rules at once, when it is
 // booted.
 func (s *syncer) recall() {
-	text, err := s.store.load()
-	if err != nil {
+	whole, ok := s.kept()
+	if !ok {
 		return
 	}
-	v := judge(text, s.opts.config)
-	if refused(v.problems) {
-		return
-	}
-	effective, _ := v.config.On(s.labels.labels)
+	effective, _ := whole.On(s.labels.labels)
 	for _, f := range s.families {
 		before := ruleset.Decide(effective, f.version, s.opts.rules)
 		f.treated = &before
