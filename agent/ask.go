@@ -232,6 +232,9 @@ func (r report) summary() string {
 
 func (r report) family(f reportFamily) string {
 	text := fmt.Sprintf("%d rules, ", f.Rules)
+	if f.SetEntries > 0 {
+		text += fmt.Sprintf("a set of %d entries, ", f.SetEntries)
+	}
 	switch {
 	case f.Verified:
 		text += "verified " + r.ago(*f.VerifiedAt) + " ago"

@@ -50,7 +50,7 @@ versions       agent v1.2.3, unknown, kernel unknown
 				Expected: &reportExpected{digest, before(2 * time.Hour)},
 				File:     reportFile{Path: "/etc/config/ip-masq-agent", State: "loaded", Since: before(time.Hour), Problems: []reportProblem{}},
 				Backend:  reportBackend{"nft", "nft holds 3 rules in mangle and nat, legacy 0"},
-				Families: []reportFamily{{Family: "ipv4", Verified: true, VerifiedAt: before(17 * time.Second), Rules: 5}},
+				Families: []reportFamily{{Family: "ipv4", Verified: true, VerifiedAt: before(17 * time.Second), Rules: 5, SetEntries: 100}},
 				Passes:   reportPasses{before(17 * time.Second), noon.Add(43 * time.Second), 60},
 				Versions: reportVersions{"v1.2.3", "go1.26.0", "iptables v1.8.9 (nf_tables)", "6.1.0"},
 				Checks:   []reportCheck{{"rules", true, ""}, {"file", true, ""}, {"digest", true, ""}},
@@ -61,7 +61,7 @@ configuration  of the file with nodeOverrides[1], sha256 ` + digest + `, since 2
 applied        sha256 ` + digest + `, since 2026-01-02T11:00:00Z (1h0m0s ago)
 expected       sha256 ` + digest + `, since 2026-01-02T10:00:00Z (2h0m0s ago)
 file           /etc/config/ip-masq-agent: loaded, since 2026-01-02T11:00:00Z (1h0m0s ago)
-ipv4           5 rules, verified 17s ago
+ipv4           5 rules, a set of 100 entries, verified 17s ago
 backend        nft: nft holds 3 rules in mangle and nat, legacy 0
 passes         last 17s ago, every 1m0s
 versions       agent v1.2.3, iptables v1.8.9 (nf_tables), kernel 6.1.0

@@ -36,6 +36,7 @@ type metrics struct {
 	forgotten    *prometheus.CounterVec
 	rules        *prometheus.GaugeVec
 	foreign      *prometheus.GaugeVec
+	setEntries   *prometheus.GaugeVec
 	lastVerified prometheus.Gauge
 	wakeups      prometheus.Counter
 	postponed    prometheus.Counter
@@ -59,7 +60,8 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 		held:     gauge("rules_verified", "1 when the kernel was seen to hold the rules at the last pass.", "family"),
 		foreign: gauge("foreign_masqueraders", "Rules of other programs that rewrite sources beside ours, by what they do to packets of ours: "+
 			"undoes, unknown, shadows-us, duplicate, harmless.", "family", "owner", "verdict"),
-		rules: gauge("rules", "Rules that the kernel is to hold, the jump included.", "family"),
+		rules:      gauge("rules", "Rules that the kernel is to hold, the jump included.", "family"),
+		setEntries: gauge("set_entries", "Entries of the set that the rules ask; 0 when they name each CIDR.", "family"),
 		resync: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "resync_interval_seconds", Help: "Time between two passes when nothing changes.",
 		}),
@@ -107,7 +109,7 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 	build := gauge("build_info", "The program.", "version", "goversion")
 	build.WithLabelValues(version, runtime.Version()).Set(1)
 
-	m.registry.MustRegister(build, m.info, m.applied, m.rules, m.cidrs, m.resync, m.problems, m.fileRefused, m.refusals, m.held, m.drift,
+	m.registry.MustRegister(build, m.info, m.applied, m.rules, m.setEntries, m.cidrs, m.resync, m.problems, m.fileRefused, m.refusals, m.held, m.drift,
 		m.passSeconds, m.phaseSeconds, m.lockWait, m.forgotten, m.foreign, m.lastVerified,
 		m.wakeups, m.postponed,
 		m.told("kernel_changes_total", "Transactions in the kernel that concern the rules, the agent's own too.",
@@ -193,6 +195,7 @@ func (m *metrics) asExpected(met func() bool) {
 func (m *metrics) published(s *status) {
 	for _, f := range s.families {
 		m.rules.WithLabelValues(label(f.version)).Set(float64(f.rules))
+		m.setEntries.WithLabelValues(label(f.version)).Set(float64(f.setEntries))
 	}
 	if s.applied != nil {
 		m.applied.Reset()

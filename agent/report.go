@@ -94,6 +94,7 @@ type reportFamily struct {
 	VerifiedAt *time.Time            `json:"verifiedAt"`
 	Error      string                `json:"error"`
 	Rules      int                   `json:"rules"`
+	SetEntries int                   `json:"setEntries"`
 	Drift      map[ruleset.Drift]int `json:"drift"`
 }
 
@@ -138,7 +139,7 @@ func newReport(v view) report {
 	for _, f := range s.families {
 		r.Families = append(r.Families, reportFamily{
 			Family: label(f.version), Verified: f.failure == "" && !f.verifiedAt.IsZero(), VerifiedAt: moment(f.verifiedAt),
-			Error: f.failure, Rules: f.rules, Drift: f.drift,
+			Error: f.failure, Rules: f.rules, SetEntries: f.setEntries, Drift: f.drift,
 		})
 	}
 	for _, check := range checks() {

@@ -161,11 +161,26 @@ func TestStatusTellsWhatIsInForce(t *testing.T) {
 func TestStatusTellsTheWorstProblems(t *testing.T) {
 	schema := validator(t)
 	w := newWorld(t, options{})
-	w.holds(t, strings.Repeat("odd: 1\n", 1)+"resyscInterval: 1s\nnonMasqueradeCIDRs:\n"+strings.Repeat("- 10.0.0.1/8\n", 30))
+	w.holds(t, "odd: 1\nresyscInterval: 1s\nnonMasqueradeCIDRs:\n"+strings.Repeat("- 10.0.0.1/8\n", 30))
 	w.syncer.pass(t.Context())
 	got := w.status(t, schema).File
 	if got.Fatal != 30 || got.Suspicious != 2 || len(got.Problems) != 20 || got.Problems[0].Severity != "fatal" || got.Problems[0].Line != 4 {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestStatusTellsTheSizeOfSets(t *testing.T) {
+	opts := options{}
+	opts.rules.Sets, opts.rules.SetThreshold = true, 1
+	w := newWorld(t, opts)
+	w.holds(t, "nonMasqueradeCIDRs: [10.1.0.0/16, 10.2.0.0/16]\n")
+	w.syncer.pass(t.Context())
+	// Link-local is in the set too. A rule asks it, one masquerades, and there is the jump.
+	if got := w.status(t, validator(t)).Families[0]; got.Rules != 3 || got.SetEntries != 3 {
+		t.Errorf("%d rules, %d entries; want 3 and 3", got.Rules, got.SetEntries)
+	}
+	if _, body := get(t, w, "/metrics"); !strings.Contains(body, "\n"+`ip_masq_guard_agent_set_entries{family="ipv4"} 3`+"\n") {
+		t.Error("the metric is wrong")
 	}
 }
 

@@ -53,6 +53,7 @@ type familyStatus struct {
 	verifiedAt time.Time // when the kernel was last seen to hold the rules; zero when it never was
 	failure    string    // of the last pass; empty when it succeeded
 	rules      int       // that the kernel is to hold, the jump included
+	setEntries int       // of the set that they ask; 0 when there is none
 	drift      map[ruleset.Drift]int
 }
 

@@ -221,6 +221,8 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`rules{family="ipv6"} 4`,
 		`rules_verified{family="ipv4"} 1`,
 		`rules_verified{family="ipv6"} 1`,
+		`set_entries{family="ipv4"} 0`,
+		`set_entries{family="ipv6"} 0`,
 		`sync_seconds_count{result="failure"} 0`,
 		`sync_seconds_count{result="success"} 1`,
 	)...)
@@ -254,6 +256,8 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`rules{family="ipv6"} 4`,
 		`rules_verified{family="ipv4"} 1`,
 		`rules_verified{family="ipv6"} 0`,
+		`set_entries{family="ipv4"} 0`,
+		`set_entries{family="ipv6"} 0`,
 		`sync_seconds_count{result="failure"} 2`,
 		`sync_seconds_count{result="success"} 1`,
 	)...)

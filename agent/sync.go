@@ -480,7 +480,7 @@ func (s *syncer) publish(began time.Time, wait time.Duration) {
 			drift[kind] = f.drifts[kind]
 		}
 		now.families = append(now.families, familyStatus{
-			version: f.version, verifiedAt: f.verifiedAt, failure: f.failure, rules: f.rules(), drift: drift,
+			version: f.version, verifiedAt: f.verifiedAt, failure: f.failure, rules: f.rules(), setEntries: f.setEntries(), drift: drift,
 		})
 	}
 	if right && (now.applied == nil || now.applied.digest != now.inForce.digest) {
@@ -496,6 +496,14 @@ func (s *syncer) publish(began time.Time, wait time.Duration) {
 
 // rules is how many the kernel is to hold, the jump included.
 func (f *family) rules() int { return len(f.want.Rules) + 1 }
+
+// setEntries is how many the set has that the kernel is to hold; 0 without a set.
+func (f *family) setEntries() int {
+	if f.want.Set == nil {
+		return 0
+	}
+	return len(f.want.Set.Entries)
+}
 
 // fileStatus is what the last reading was like; the worst problems come first.
 func (s *syncer) fileStatus(since time.Time) fileStatus {
