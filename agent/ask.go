@@ -149,7 +149,7 @@ func ask(ctx context.Context, address string) (_ []byte, err error) {
 }
 
 func exchange(connection net.Conn, address string) (_ []byte, err error) {
-	if _, err := fmt.Fprintf(connection, "GET /status HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", address); err != nil {
+	if _, err = fmt.Fprintf(connection, "GET /status HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", address); err != nil {
 		return nil, err
 	}
 	answer, err := http.ReadResponse(bufio.NewReader(connection), nil)

@@ -39,7 +39,10 @@ func TestReady(t *testing.T) {
 		text     string
 	}{
 		{
-			"before the first pass", status{due: noon}, expectation{}, nil, 503,
+			"before the first pass",
+			status{due: noon},
+			expectation{},
+			nil, 503,
 			"[-] rules: not applied yet\n[+] file: ok\n[+] digest: ok\n",
 		},
 		{

@@ -77,11 +77,11 @@ func forget(ctx context.Context, family ruleset.Family, outdated func(ruleset.Fl
 		if !ok || !outdated(f) {
 			return true
 		}
-		switch err := deleteFlow(entry, family); {
-		case err == nil:
+		switch failure := deleteFlow(entry, family); {
+		case failure == nil:
 			forgotten++
-		case !errors.Is(err, unix.ENOENT): // it has ended in the meantime
-			failed = fmt.Errorf("deleting the flow from %s to %s: %w", f.Source, f.Destination, err)
+		case !errors.Is(failure, unix.ENOENT): // it has ended in the meantime
+			failed = fmt.Errorf("deleting the flow from %s to %s: %w", f.Source, f.Destination, failure)
 		}
 		if failed == nil && ctx.Err() != nil {
 			failed = fmt.Errorf("looking through the flows: %w", ctx.Err())

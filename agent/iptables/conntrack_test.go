@@ -124,18 +124,22 @@ func TestForget(t *testing.T) {
 			}
 			apply := func(want ruleset.Ruleset) {
 				t.Helper()
-				if err := lab.Node.Do(func() error { _, err := kernel.Apply(t.Context(), want); return err }); err != nil {
+				if err = lab.Node.Do(func() (err error) {
+					_, err = kernel.Apply(t.Context(), want)
+					return err
+				}); err != nil {
 					t.Fatal(err)
 				}
 			}
 			before, after := spared(71, 72), spared(71, 73)
 			apply(before)
-			for virtual, real := range map[netip.Addr]netip.Addr{at(73, 9): at(74, 1), at(74, 9): at(73, 1)} {
-				lab.Node.Output(t, tt.command, "-w", "-t", "nat", "-A", "PREROUTING", "-d", virtual.String(), "-j", "DNAT", "--to-destination", real.String())
+			for virtual, actual := range map[netip.Addr]netip.Addr{at(73, 9): at(74, 1), at(74, 9): at(73, 1)} {
+				lab.Node.Output(t, tt.command, "-w", "-t", "nat", "-A", "PREROUTING", "-d", virtual.String(), "-j", "DNAT", "--to-destination", actual.String())
 			}
-			if err := lab.Node.Do(func() error {
+			err = lab.Node.Do(func() error {
 				return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_acct", []byte("1"), 0)
-			}); err != nil {
+			})
+			if err != nil {
 				t.Fatal(err)
 			}
 

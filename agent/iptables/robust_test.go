@@ -69,7 +69,10 @@ func TestLockWaitIsTold(t *testing.T) {
 			Took:     func(phase ruleset.Phase, _ time.Duration) { phases[phase]++ },
 			LockWait: func(d time.Duration) { waited += d },
 		})
-		if err := n.Do(func() error { _, err := n.kernel.Apply(ctx, want); return err }); err != nil {
+		if err = n.Do(func() (err error) {
+			_, err = n.kernel.Apply(ctx, want)
+			return err
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
