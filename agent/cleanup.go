@@ -23,6 +23,7 @@ type cleanupOptions struct {
 	chain    string
 	stateDir string
 	wait     time.Duration
+	linger   bool
 	dryRun   bool
 	help     bool
 }
@@ -32,6 +33,7 @@ func (o *cleanupOptions) flagSet() *pflag.FlagSet {
 	flags.StringVar(&o.chain, "masq-chain", defaultChain, "`name` of the chain, as the agent was given it")
 	flags.StringVar(&o.stateDir, "state-dir", "", "`directory` as the agent was given it; its file with the last valid configuration is removed")
 	flags.DurationVar(&o.wait, "wait", 0, "how long to wait for a running agent to stop, such as 30s")
+	flags.BoolVar(&o.linger, "linger", false, "once nothing is left do not exit before SIGTERM or SIGINT, as a pod of a DaemonSet must not")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print what would be removed; nothing is written")
 	flags.BoolVarP(&o.help, "help", "h", false, "print this text and exit")
 	return flags
@@ -80,6 +82,9 @@ func cleanup(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	if err := ruleset.CheckChain(opts.chain); err != nil {
 		return usageError{fmt.Errorf("cleanup: --masq-chain: %w", err)}
 	}
+	if opts.linger && opts.dryRun {
+		return usageError{errors.New("cleanup: --linger and --dry-run exclude each other")}
+	}
 	if opts.wait < 0 {
 		return usageError{fmt.Errorf("cleanup: --wait=%s: a time to wait is not negative", opts.wait)}
 	}
@@ -89,16 +94,25 @@ func cleanup(ctx context.Context, args []string, stdout, _ io.Writer) error {
 		}
 	}
 
+	err := opts.clear(ctx, stdout)
+	if err == nil && opts.linger {
+		<-ctx.Done()
+	}
+	return err
+}
+
+// clear removes, or tells of, what is there.
+func (o *cleanupOptions) clear(ctx context.Context, stdout io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
 	defer cancel()
 	way, removed := removing(), "removed"
-	clear := (&store{dir: opts.stateDir}).purge
-	if opts.dryRun {
+	clear := (&store{dir: o.stateDir}).purge
+	if o.dryRun {
 		way, removed = looking(), "would remove"
-		clear = (&store{dir: opts.stateDir}).files
+		clear = (&store{dir: o.stateDir}).files
 	}
 	nothing := true
-	errs := []error{removeRules(ctx, opts.chain, way, func(r iptables.Removal) {
+	errs := []error{removeRules(ctx, o.chain, way, func(r iptables.Removal) {
 		nothing = false
 		tell(stdout, "%s, %s: %s\n", r.Family, r.Backend, removed)
 		for _, line := range r.Lines {

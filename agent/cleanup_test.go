@@ -176,6 +176,7 @@ func TestCommandUsage(t *testing.T) {
 	}{
 		{"unknown flag", []string{"cleanup", "--masq-chian=X"}, "cleanup: unknown flag: --masq-chian; agent cleanup --help lists the flags"},
 		{"no flag", []string{"cleanup", "now"}, `cleanup: "now" is no flag; values of switches are written --flag=value; agent cleanup --help lists the flags`},
+		{"lingering after nothing", []string{"cleanup", "--linger", "--dry-run"}, "cleanup: --linger and --dry-run exclude each other"},
 		{"negative wait", []string{"cleanup", "--wait=-1s"}, "cleanup: --wait=-1s: a time to wait is not negative"},
 		{"unknown format", []string{"plan", "-o=xml"}, `plan: --output="xml": unknown format; write diff or json`},
 		{"unknown flag of plan", []string{"plan", "--masq-chian=X"}, "unknown flag: --masq-chian; --help lists the flags"},

@@ -364,6 +364,12 @@ func TestChartUpgrade(t *testing.T) {
 		if want := fmt.Sprintf("ghcr.io/ip-masq-guard/webhook:%[1]s ghcr.io/ip-masq-guard/agent:%[1]s", step.version); images != want {
 			t.Errorf("%s: images %q, want %q", step.name, images, want)
 		}
+		// Values that the release before did not have must not leave flags without one.
+		args := k.must(t, "", "get", "deployments,daemonsets", "-A", "-l", "app.kubernetes.io/instance="+release,
+			"-o", `jsonpath={range .items[*].spec.template.spec.containers[*].args[*]}{@}{"\n"}{end}`).stdout
+		if strings.Contains(args, "=\n") || strings.Contains(args, "no value") {
+			t.Errorf("%s: flags without values:\n%s", step.name, args)
+		}
 		if got := k.run(t.Context(), manifestOf(i.guarded, configMap, "data", "config", guideConfig), "create", "-f", "-"); got.exit != 1 ||
 			!strings.Contains(got.stderr, "has host bits set") {
 			t.Errorf("%s: a bad write met: %s", step.name, got)

@@ -32,6 +32,7 @@ type options struct {
 	drain        time.Duration
 	logLevel     slog.Level
 	probe        bool
+	await        string // a DaemonSet
 	version      bool
 }
 
@@ -55,6 +56,7 @@ const (
 const usage = `Usage: webhook --certs-service NAME --webhook-configuration NAME [flags]
        webhook --cert-dir DIR [flags]
        webhook --probe [flags]
+       webhook --await-daemonset NAME [flags]
 
 Serves a validating admission webhook that judges writes of the ip-masq-agent
 ConfigMap, at https://HOST:PORT/validate.
@@ -92,6 +94,7 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	flags.DurationVar(&opts.drain, "drain", 10*time.Second, "how long to go on serving, not ready, after the first SIGTERM")
 	flags.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&opts.probe, "probe", false, "serve nothing: ask the API server to write a bad ConfigMap, as a dry run, and exit; 0: the webhook refused it")
+	flags.StringVar(&opts.await, "await-daemonset", "", "serve nothing: wait until a pod of the DaemonSet of this `name`, in --configmap-namespace, is ready on every node that it is for, and exit")
 	flags.BoolVar(&opts.version, "version", false, "print the version and exit")
 	flags.Usage = func() {
 		_, _ = io.WriteString(help, usage+"Flags:\n"+flags.FlagUsagesWrapped(100)) // nothing can be done about an error here
@@ -119,8 +122,11 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 // check tells what is wrong with the values.
 func (o options) check() []error {
 	var wrong []error
-	if !o.probe {
+	if !o.probe && o.await == "" {
 		wrong = o.checkCerts()
+	}
+	if problems := validation.IsDNS1123Subdomain(o.await); o.await != "" && len(problems) > 0 {
+		wrong = append(wrong, fmt.Errorf("--await-daemonset %q: %s", o.await, problems[0]))
 	}
 	if o.bindAddress != "" {
 		if _, err := netip.ParseAddr(o.bindAddress); err != nil {
@@ -146,6 +152,9 @@ func (o options) check() []error {
 	}
 	if o.standalone && o.probe {
 		wrong = append(wrong, errors.New("--standalone and --probe exclude each other"))
+	}
+	if o.await != "" && (o.probe || o.standalone) {
+		wrong = append(wrong, errors.New("--await-daemonset goes with neither --probe nor --standalone"))
 	}
 	if o.standalone && o.kubeconfig != "" {
 		wrong = append(wrong, errors.New("--standalone and --kubeconfig exclude each other"))

@@ -102,6 +102,10 @@ func TestParseFlagsRefuses(t *testing.T) {
 			want: `--configmap-namespace "Kube": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')`,
 		},
 		{name: "drain", args: "--cert-dir=/tls --drain=-1s", want: "--drain -1s: want zero or more"},
+		{name: "a DaemonSet's name", args: "--await-daemonset=A", want: `--await-daemonset "A": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', ` +
+			`and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is ` +
+			`'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')`},
+		{name: "awaiting and probing", args: "--await-daemonset=a --probe", want: "--await-daemonset goes with neither --probe nor --standalone"},
 		{name: "standing alone with a probe", args: "--standalone --probe", want: "--standalone and --probe exclude each other"},
 		{name: "standing alone with a cluster", args: "--cert-dir=/tls --standalone --kubeconfig=k", want: "--standalone and --kubeconfig exclude each other"},
 		{name: "all at once", args: "--port=0 --drain=-1s", want: "--cert-dir is missing: the API server speaks only HTTPS to webhooks; without certificate files, name --certs-service and --webhook-configuration\n--port 0: want 1 to 65535\n--drain -1s: want zero or more"},

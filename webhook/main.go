@@ -78,6 +78,8 @@ func run(ctx context.Context, args []string, p process) error {
 		return err
 	case opts.probe:
 		return probe(ctx, opts, p.stdout)
+	case opts.await != "":
+		return awaitDaemonSet(ctx, opts, p.stdout)
 	}
 	logHandler := slog.NewJSONHandler(p.stderr, &slog.HandlerOptions{Level: opts.logLevel})
 	log := slog.New(logHandler)

@@ -225,9 +225,49 @@ func TestUninstall(t *testing.T) {
 	p := need(t)
 	p.upgrade(t, "--set", "agent.ipv6=true,agent.maxUnavailable=100%")
 	p.restore(t)
-	if err := p.run(t.Context(), "uninstall", release, "--namespace", namespace, "--wait", "--timeout", "2m"); err != nil {
-		t.Fatal(err)
+	p.must(t, "uninstall", release, "--namespace", namespace, "--wait", "--timeout", "2m")
+	p.nothingLeft(t)
+	p.kubectl(t, configMapOf("anything goes"), "apply", "-f", "-")
+	for _, n := range p.Nodes() {
+		if err := holds(n, save4, approved4...)(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
+}
+
+// When asked to, an uninstall takes the rules and the state from every node as well, and
+// leaves nothing of what does that. It is the command that docs/operations.md tells, which
+// does not wait for the agents.
+func TestUninstallCleansNodes(t *testing.T) {
+	p := need(t)
+	p.kubectl(t, configMapOf(approved), "apply", "-f", "-")
+	p.must(t, "install", release, chart, "--namespace", namespace, "--set", "agent.ipv6=true,agent.cleanupOnUninstall=true", "--wait", "--timeout", "2m")
+	const state = "/var/lib/ip-masq-guard"
+	for _, n := range p.Nodes() {
+		eventually(t, time.Minute, holds(n, save4, approved4...))
+		if out, err := n.Run(t.Context(), "ls", state); err != nil || out == "" {
+			t.Errorf("%s has no state to remove: %q (%v)", n.Name, out, err)
+		}
+	}
+	begin := time.Now()
+	p.must(t, "uninstall", release, "--namespace", namespace)
+	t.Logf("uninstalled after %s", time.Since(begin).Round(100*time.Millisecond))
+	for _, n := range p.Nodes() {
+		for _, save := range []string{"iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"} {
+			if nat, err := n.Run(t.Context(), save, "-t", "nat"); err != nil || strings.Contains(nat, masqChain) {
+				t.Errorf("%s of %s (%v):\n%s", save, n.Name, err, nat)
+			}
+		}
+		if out, err := n.Run(t.Context(), "ls", state); err != nil || out != "" {
+			t.Errorf("the state of %s: %q (%v)", n.Name, out, err)
+		}
+	}
+	p.nothingLeft(t)
+}
+
+// nothingLeft fails the test for what the API has of ours after an uninstall.
+func (p *product) nothingLeft(t *testing.T) {
+	t.Helper()
 	kinds := strings.Fields(p.kubectl(t, "", "api-resources", "--verbs=list", "-o", "name"))
 	kinds = slices.DeleteFunc(kinds, func(kind string) bool { return strings.HasPrefix(kind, "events") })
 	eventually(t, time.Minute, func(ctx context.Context) error {
@@ -241,12 +281,6 @@ func TestUninstall(t *testing.T) {
 	for _, kind := range []string{"validatingwebhookconfigurations", "clusterroles", "clusterrolebindings"} {
 		if out := p.kubectl(t, "", "get", kind, "-o", "name"); strings.Contains(out, release) {
 			t.Errorf("what is left:\n%s", out)
-		}
-	}
-	p.kubectl(t, configMapOf("anything goes"), "apply", "-f", "-")
-	for _, n := range p.Nodes() {
-		if err := holds(n, save4, approved4...)(t.Context()); err != nil {
-			t.Error(err)
 		}
 	}
 }
