@@ -80,6 +80,14 @@ func (k *Kernel) Inspect(ctx context.Context, want ruleset.Ruleset) ([]Drift, er
 	return drift, err
 }
 
+// table is opened anew where its commands were missing: they may have come.
+func (k *Kernel) table(family ruleset.Family) *table {
+	if k.tables[family].err != nil {
+		k.tables[family] = open(k.backend, family)
+	}
+	return k.tables[family]
+}
+
 // Watch begins to listen for changes of what Rulesets of these families and this chain
 // hold. The error is errors.ErrUnsupported where the kernel tells none.
 func (k *Kernel) Watch(chain string, families []ruleset.Family) (*notify.Watch, error) {
@@ -100,7 +108,7 @@ func (k *Kernel) inspect(ctx context.Context, want ruleset.Ruleset) (content, []
 }
 
 func (k *Kernel) look(ctx context.Context, want ruleset.Ruleset) (content, []Drift, error) {
-	t := k.tables[want.Family]
+	t := k.table(want.Family)
 	found, err := t.read(ctx, want.Chain)
 	if err != nil {
 		return content{}, nil, fmt.Errorf("reading the nat table: %w", err)
@@ -129,7 +137,7 @@ func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]Drift, erro
 	if len(drift) > 0 {
 		defer took(ctx, ruleset.Write)()
 	}
-	t := k.tables[want.Family]
+	t := k.table(want.Family)
 	all := drift
 	chainChanges := slices.Contains(drift, ChainMissing) || slices.Contains(drift, ChainChanged)
 	stale := found.sets.stale
