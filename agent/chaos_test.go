@@ -150,13 +150,13 @@ func newChaos(t *testing.T, name string, chance *rand.Rand) *chaos {
 	})
 	c.privateDisk()
 	c.privatePrograms()
-	for i := range 4 {
+	for _, more := range []int{0, 1, 3, 100} { // the last one is a set
 		list := `"10.0.0.0/16"`
-		for j := range i {
-			list += fmt.Sprintf(`, "172.%d.0.0/16"`, 16+i+j)
+		for i := range more {
+			list += fmt.Sprintf(`, "172.16.%d.0/24"`, more+i)
 		}
 		// A JSON text that ends too early is never valid.
-		c.texts = append(c.texts, `{"nonMasqueradeCIDRs": [`+list+`], "resyncInterval": "1s"}`)
+		c.texts = append(c.texts, `{"nonMasqueradeCIDRs": [`+list+`], "cidrLimit": 128, "resyncInterval": "1s"}`)
 	}
 	for _, text := range c.texts {
 		c.fresh[text] = c.freshStart(text)
@@ -197,8 +197,14 @@ func (c *chaos) privatePrograms() {
 	c.installPrograms()
 }
 
-func (c *chaos) commands() []string {
-	return []string{"iptables-" + c.backend.name, "iptables-" + c.backend.name + "-save", "iptables-" + c.backend.name + "-restore"}
+func (*chaos) commands() []string {
+	var names []string
+	for _, family := range []string{"iptables-", "ip6tables-"} {
+		for _, backend := range backendNames() {
+			names = append(names, family+backend, family+backend+"-save", family+backend+"-restore")
+		}
+	}
+	return names
 }
 
 func (c *chaos) installPrograms() {
@@ -236,13 +242,22 @@ func (c *chaos) freshStart(text string) []string {
 	return rules
 }
 
-// rules are ours on a host, in their order.
+// rules are ours on a host, in their order, and then what is in our sets.
 func (c *chaos) rules(host *netns.Host) ([]string, error) {
 	saved, err := host.Run(c.ctx, "iptables-"+c.backend.name+"-save", "-t", "nat")
 	var rules []string
 	for line := range strings.Lines(saved) {
 		if line = strings.TrimSpace(line); strings.HasPrefix(line, "-A ") && strings.Contains(line, " IP-MASQ-AGENT") {
 			rules = append(rules, line)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	sets, err := host.Run(c.ctx, "ipset", "save", "-sorted")
+	for line := range strings.Lines(sets) {
+		if strings.HasPrefix(line, "add ") {
+			rules = append(rules, strings.TrimSpace(line))
 		}
 	}
 	return rules, err
@@ -284,6 +299,9 @@ func (c *chaos) heals(what string) {
 			return
 		}
 		if time.Now().After(deadline) {
+			_ = c.agent.Process.Signal(syscall.SIGQUIT) // it logs where its goroutines are
+			_ = c.agent.Wait()
+			c.agent = nil
 			c.Fatalf("after %s: not healed within %s (%v): the rules are\n%s\nand should be\n%s", what, patience, err,
 				strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
@@ -292,33 +310,45 @@ func (c *chaos) heals(what string) {
 
 // harm is what somebody else does to our rules.
 type harm struct {
-	name    string
-	affects netip.Addr
-	args    []string
+	name     string
+	affects  netip.Addr
+	commands []string // of iptables-restore; empty: it flushes our ipset
 }
 
 func (c *chaos) harms() []harm {
+	list := slices.IndexFunc(c.fresh[c.text], func(rule string) bool {
+		return strings.Contains(rule, " 10.0.0.0/16 ") || strings.Contains(rule, " --match-set ")
+	})
 	jump := slices.IndexFunc(c.fresh[c.text], func(rule string) bool { return strings.HasPrefix(rule, "-A POSTROUTING ") })
-	return []harm{
+	all := []harm{
 		{"chain flushed", masqueradedDestination, []string{"-F IP-MASQ-AGENT"}},
 		{"jump removed", masqueradedDestination, []string{"-D" + strings.TrimPrefix(c.fresh[c.text][jump], "-A")}},
 		{"POSTROUTING flushed", masqueradedDestination, []string{"-F POSTROUTING"}},
 		{"table flushed", masqueradedDestination, []string{"-F"}},
 		{"table emptied", masqueradedDestination, []string{"-F", "-X"}},
-		{"list removed", sparedDestination, []string{"-D IP-MASQ-AGENT 2"}},
+		{"list removed", sparedDestination, []string{"-D" + strings.TrimPrefix(c.fresh[c.text][list], "-A")}},
 		{"masqueraded before the list", sparedDestination, []string{"-I IP-MASQ-AGENT 1 -j MASQUERADE"}},
 		{"spared before all", masqueradedDestination, []string{"-I IP-MASQ-AGENT 1 -j RETURN"}},
 	}
+	if c.text == c.texts[len(c.texts)-1] {
+		all = append(all, harm{"set flushed", sparedDestination, nil})
+	}
+	return all
 }
 
 // hurts does one harm, and opens a window for it, which the function that it returns
 // closes. The agent may be faster, so that there is nothing to harm.
 func (c *chaos) hurts(while string) (healed func()) {
 	c.Helper()
-	harm := c.harms()[c.chance.IntN(len(c.harms()))]
+	all := c.harms()
+	harm := all[c.chance.IntN(len(all))]
 	name := harm.name + while
 	w := window{name: name, affects: harm.affects, from: time.Now()}
-	_, _ = c.lab.Node.Feed(c.ctx, "*nat\n"+strings.Join(harm.args, "\n")+"\nCOMMIT\n", "iptables-"+c.backend.name+"-restore", "-w", "--noflush")
+	if harm.commands == nil {
+		_, _ = c.lab.Node.Run(c.ctx, "ipset", "flush")
+	} else {
+		_, _ = c.lab.Node.Feed(c.ctx, "*nat\n"+strings.Join(harm.commands, "\n")+"\nCOMMIT\n", "iptables-"+c.backend.name+"-restore", "-w", "--noflush")
+	}
 	return func() {
 		c.Helper()
 		c.heals(name)
@@ -334,9 +364,12 @@ func (c *chaos) swaps() {
 	c.volume.swap(c.T, c.text)
 }
 
-// tears leaves the beginning of another text in the file.
+// tears leaves the beginning of another text in the file, once the last valid one is
+// kept: that comes after the kernel, so that an agent killed between them does not
+// know it any more.
 func (c *chaos) tears() {
 	c.Helper()
+	c.kept()
 	text := c.texts[c.chance.IntN(len(c.texts))]
 	must(c.T, os.WriteFile(filepath.Join(c.volume.dir, "..data", "ip-masq-agent"), []byte(text[:1+c.chance.IntN(len(text)-1)]), 0o600))
 }
@@ -355,12 +388,12 @@ func (c *chaos) mends() {
 func (c *chaos) kept() {
 	c.Helper()
 	eventually(c, "the state keeps the last valid text", func() string {
-		content, err := os.ReadFile(c.onDisk("last-valid"))
+		text, err := readState(c.onDisk(stateFile))
 		if err != nil {
 			return err.Error()
 		}
-		if _, text, _ := strings.Cut(string(content), "\n"); text != c.text {
-			return text
+		if string(text) != c.text {
+			return string(text)
 		}
 		return ""
 	})
@@ -410,8 +443,6 @@ func acts() []act {
 			c.mends()
 		}, false},
 		{"file torn over a restart", func(c *chaos) {
-			c.heals("all before")
-			c.kept()
 			c.tears()
 			c.sleeps(50 * time.Millisecond)
 			c.ends()
@@ -422,10 +453,10 @@ func acts() []act {
 		}, false},
 		{"state corrupted", func(c *chaos) {
 			c.kept()
-			content, err := os.ReadFile(c.onDisk("last-valid"))
+			content, err := os.ReadFile(c.onDisk(stateFile))
 			must(c.T, err)
 			content[c.chance.IntN(len(content))] ^= 1 << c.chance.IntN(8)
-			must(c.T, os.WriteFile(c.onDisk("last-valid"), content[:c.chance.IntN(len(content)+1)], 0o600))
+			must(c.T, os.WriteFile(c.onDisk(stateFile), content[:c.chance.IntN(len(content)+1)], 0o600))
 			if c.chance.IntN(2) == 0 {
 				c.swaps()
 			}

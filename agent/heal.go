@@ -106,6 +106,8 @@ func (s *syncer) verify(ctx context.Context) {
 		return
 	}
 	settle := s.witness.Look()
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
 	for _, f := range s.families {
 		if drift, err := s.kernel.Inspect(ctx, f.want); err != nil || len(drift) > 0 {
 			return // others are at work; their notices are on the way
