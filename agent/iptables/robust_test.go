@@ -552,3 +552,34 @@ func (n node) choose(t *testing.T) (backend iptables.Backend, why string) {
 	}
 	return backend, why
 }
+
+// TestSomebodyIsFaster: a change between our restore and our look at it is no other
+// wording of our rules.
+func TestSomebodyIsFaster(t *testing.T) {
+	for _, test := range []struct{ name, change string }{
+		{"a rule more", "-I IP-MASQ-AGENT 1 -j RETURN"},
+		{"another rule", "-R IP-MASQ-AGENT 2 -j RETURN"},
+		{"a rule less", "-D IP-MASQ-AGENT 2"},
+	} {
+		for _, backend := range []iptables.Backend{iptables.NFT, iptables.Legacy} {
+			t.Run(test.name+" "+string(backend), func(t *testing.T) {
+				once := filepath.Join(t.TempDir(), "once")
+				command := "iptables-" + string(backend)
+				shadow(t, command+"-restore", `REAL "$@" && if [ -e `+once+` ]; then rm `+once+` && `+command+` -t nat `+test.change+`; fi`)
+				n := place{backend, ruleset.IPv4}.node(t)
+				want := n.spare("10.0.0.0/8", "172.16.0.0/12")
+				n.apply(t, want)
+				n.other(t, "-F", "IP-MASQ-AGENT")
+				if err := os.WriteFile(once, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				n.apply(t, want)
+				if _, err := os.Stat(once); err == nil {
+					t.Fatal("nobody was faster")
+				}
+				n.apply(t, want)
+				n.holds(t, want)
+			})
+		}
+	}
+}

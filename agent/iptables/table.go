@@ -20,8 +20,8 @@ const (
 // table is the nat table of one family.
 //
 // Another version of iptables may print our rules in other words than we render
-// them. So what it prints right after a restore of ours is remembered and counts as
-// ours too: else the chain would be rewritten for ever. It costs a process, which is
+// them. So what it prints after each of two restores of ours is remembered and counts
+// as ours too: else the chain would be rewritten for ever. Reading costs a process, which is
 // saved where a new text replaces an old one and this iptables has been faithful,
 // that is, has printed a text of ours byte for byte.
 type table struct {
@@ -93,16 +93,38 @@ func (t *table) replaceChain(ctx context.Context, want ruleset.Ruleset) error {
 	if t.faithful && !healing {
 		return nil
 	}
-	found, err := t.read(ctx, want.Chain)
+	printed, err := t.readBack(ctx, want.Chain)
 	if err != nil {
-		return fmt.Errorf("reading it back: %w", err)
+		return err
+	}
+	if t.faithful = slices.Equal(printed, want.Rules); t.faithful || len(printed) != len(want.Rules) {
+		return nil
+	}
+	// These are our rules in other words, or somebody has changed them meanwhile.
+	// Only words come back after another restore.
+	if err := t.restore(ctx, want.String()); err != nil {
+		return err
+	}
+	again, err := t.readBack(ctx, want.Chain)
+	if err != nil {
+		return err
+	}
+	if slices.Equal(again, printed) {
+		t.printed = printed
+	}
+	return nil
+}
+
+// readBack tells the rules that a restore has left.
+func (t *table) readBack(ctx context.Context, chain string) ([]string, error) {
+	found, err := t.read(ctx, chain)
+	if err != nil {
+		return nil, fmt.Errorf("reading it back: %w", err)
 	}
 	if !found.chain {
-		return errors.New("reading it back: the chain is not there; does a program with another iptables version remove it?")
+		return nil, errors.New("reading it back: the chain is not there; does a program with another iptables version remove it?")
 	}
-	t.printed = found.rules
-	t.faithful = slices.Equal(found.rules, want.Rules)
-	return nil
+	return found.rules, nil
 }
 
 // settleJump leaves exactly one jump to the chain in POSTROUTING, in our form. The
@@ -119,7 +141,9 @@ func (t *table) settleJump(ctx context.Context, want ruleset.Ruleset, present []
 		if present = found.jumps; len(present) == 0 {
 			return errors.New("reading it back: it is not there; does another program remove it?")
 		}
-		t.jump = present[len(present)-1] // it was appended
+		if !slices.Contains(present, want.JumpRule()) {
+			t.jump = present[len(present)-1] // it was appended
+		}
 	}
 
 	kept, puzzled := false, false

@@ -43,6 +43,11 @@ type shape map[string][]string
 
 func (s shape) equal(other shape) bool { return maps.EqualFunc(s, other, slices.Equal) }
 
+// like tells that the blocks are the same, and of the same numbers of lines.
+func (s shape) like(other shape) bool {
+	return maps.EqualFunc(s, other, func(a, b []string) bool { return len(a) == len(b) })
+}
+
 // list reads a table. One process reads all of it at one moment, and none of the others'.
 func list(ctx context.Context, nft string, family ruleset.Family, name string) (content, error) {
 	found, err := query(ctx, nft, parse, "list", "table", familyName(family), name)

@@ -650,3 +650,33 @@ func TestKubeProxy(t *testing.T) {
 		}
 	})
 }
+
+// TestSomebodyIsFaster: a change between our write and our look at it is no other
+// wording of our table.
+func TestSomebodyIsFaster(t *testing.T) {
+	for _, test := range []struct{ name, commands string }{
+		{"a rule more", "insert rule TABLE postrouting accept"},
+		{"another rule", "flush chain TABLE postrouting; add rule TABLE postrouting fib daddr type local return; " +
+			"add rule TABLE postrouting accept; add rule TABLE postrouting masquerade"},
+		{"no rule", "flush chain TABLE postrouting"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			once := filepath.Join(t.TempDir(), "once")
+			commands := strings.ReplaceAll(test.commands, "TABLE", "ip ip-masq-guard-IP-MASQ-AGENT")
+			shadow(t, `REAL "$@" || exit; if [ "$1" = -f ] && [ -e `+once+` ]; then rm `+once+` && REAL '`+commands+`'; fi`)
+			n := newNode(t, ruleset.IPv4)
+			want := n.spare("10.0.0.0/8")
+			n.apply(t, want)
+			n.other(t, "flush chain OURS postrouting")
+			if err := os.WriteFile(once, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			n.apply(t, want)
+			if _, err := os.Stat(once); err == nil {
+				t.Fatal("nobody was faster")
+			}
+			n.apply(t, want)
+			n.holds(t, want)
+		})
+	}
+}

@@ -30,7 +30,7 @@ type Kernel struct {
 // table is ours of one family.
 //
 // Another version of nft may print our rules in other words than we render them. So what
-// it prints right after a write of ours is remembered and counts as ours too. That
+// it prints after each of two writes of ours is remembered and counts as ours too. That
 // costs a process, which is saved where a new table replaces an old one and this
 // nft has been faithful, that is, has printed a table of ours in our own words.
 type table struct {
@@ -322,16 +322,38 @@ func (t *table) write(ctx context.Context, want Table, found content) error {
 	if t.faithful && !healing {
 		return nil
 	}
-	back, err := t.read(ctx, want.Name)
+	printed, err := t.readBack(ctx, want.Name)
 	if err != nil {
-		return fmt.Errorf("reading it back: %w", err)
+		return err
+	}
+	if t.faithful = printed.equal(t.written); t.faithful || !printed.like(t.written) {
+		return nil
+	}
+	// This is our table in other words, or somebody has changed it meanwhile. Only
+	// words come back when it is written again.
+	if err := t.run(ctx, t.rebuild(want)); err != nil {
+		return err
+	}
+	again, err := t.readBack(ctx, want.Name)
+	if err != nil {
+		return err
+	}
+	if again.equal(printed) {
+		t.printed = printed
+	}
+	return nil
+}
+
+// readBack tells what a write has left.
+func (t *table) readBack(ctx context.Context, name string) (shape, error) {
+	back, err := t.read(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("reading it back: %w", err)
 	}
 	if !back.exists {
-		return errors.New("reading it back: it is not there; does another program remove it?")
+		return nil, errors.New("reading it back: it is not there; does another program remove it?")
 	}
-	t.printed = back.shape
-	t.faithful = back.shape.equal(t.written)
-	return nil
+	return back.shape, nil
 }
 
 // step fills one transaction.
