@@ -128,7 +128,7 @@ func createSet(s *ruleset.Set) error {
 		return appendAttribute(body, nl.IPSET_ATTR_MAXELEM|unix.NLA_F_NET_BYTEORDER, bigEndian(s.MaxEntries()))
 	})
 	if err := ask(nl.IPSET_CMD_CREATE, unix.NLM_F_EXCL, body, nil); err != nil {
-		return fmt.Errorf("creating set %s: %w", s.Name, err)
+		return fmt.Errorf("creating set %s: %w", s.Name, explainSets(err))
 	}
 	return addEntries(s.Name, s.Entries)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
@@ -174,7 +175,11 @@ func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]Drift, erro
 			return all, fmt.Errorf("settling the jump to %s: %w", want.Chain, err)
 		}
 	}
-	if err := dropSets(stale); err != nil {
+	patience := time.Duration(0)
+	if len(all) > 0 {
+		patience = releasePatience
+	}
+	if err := dropSets(stale, patience); err != nil {
 		return all, fmt.Errorf("removing sets of an earlier state: %w", err)
 	}
 	return all, takingOver

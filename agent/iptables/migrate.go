@@ -86,11 +86,12 @@ func formerSets(family ruleset.Family, former []agentChain) ([]string, error) {
 		if !c.goes() {
 			continue
 		}
-		seen, err := seeSets(ruleset.Ruleset{Decision: ruleset.Decision{Family: family}, Chain: c.name})
+		held, next := ruleset.SetNames(c.name, family)
+		existing, err := existingSets(held, next)
 		if err != nil {
 			return nil, err
 		}
-		sets = append(sets, seen.stale...)
+		sets = append(sets, existing...)
 	}
 	return sets, nil
 }

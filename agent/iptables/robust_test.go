@@ -85,8 +85,12 @@ func TestLockWaitIsTold(t *testing.T) {
 	if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(held, func() { _ = unix.Flock(int(lock.Fd()), unix.LOCK_UN) })
+	released := make(chan error)
+	time.AfterFunc(held, func() { released <- unix.Flock(int(lock.Fd()), unix.LOCK_UN) })
 	apply(n.spare("10.1.0.0/16"))
+	if err = <-released; err != nil {
+		t.Fatal(err)
+	}
 	if waited < held*3/4 || waited > 2*held {
 		t.Errorf("waited for %s, want about %s", waited, held)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -23,39 +24,46 @@ type setsSeen struct {
 // seeSets reads the sets of a chain.
 func seeSets(want ruleset.Ruleset) (setsSeen, error) {
 	held, next := ruleset.SetNames(want.Chain, want.Family)
-	seen, unasked := setsSeen{}, []string{next}
-	if want.Set != nil {
-		var err error
-		if seen.held, err = readSet(want.Set); err != nil {
-			return setsSeen{}, explainSets(held, err)
-		}
-	} else {
-		// A question would load the kernel's module on a node that never needs it.
-		if _, err := os.Stat("/sys/module/ip_set"); errors.Is(err, os.ErrNotExist) {
-			return setsSeen{}, nil
-		}
-		unasked = []string{held, next}
+	if want.Set == nil {
+		// Rules that need no set are not to fail for one that cannot be looked at.
+		stale, _ := existingSets(held, next)
+		return setsSeen{stale: stale}, nil
 	}
-	for _, name := range unasked {
+	state, err := readSet(want.Set)
+	if err != nil {
+		return setsSeen{}, fmt.Errorf("reading set %s: %w", held, explainSets(err))
+	}
+	stale, err := existingSets(next)
+	return setsSeen{held: state, stale: stale}, err
+}
+
+// existingSets are those of the named ones that exist.
+func existingSets(names ...string) ([]string, error) {
+	// A question would load the kernel's module on a node that never needs it.
+	if _, err := os.Stat("/sys/module/ip_set"); errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var existing []string
+	for _, name := range names {
 		exists, err := setExists(name)
 		if err != nil {
-			return setsSeen{}, explainSets(name, err)
+			return existing, fmt.Errorf("reading set %s: %w", name, err)
 		}
 		if exists {
-			seen.stale = append(seen.stale, name)
+			existing = append(existing, name)
 		}
 	}
-	return seen, nil
+	return existing, nil
 }
 
 // explainSets tells what to do about a kernel without ipsets, which takes the question
-// for an invalid one.
-func explainSets(name string, err error) error {
-	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("reading set %s: %w: the kernel seems to have no ipsets; give it the modules ip_set, ip_set_hash_net "+
-			"and xt_set, or write --set-threshold=%d for rules alone", name, err, ruleset.MaxSetThreshold)
+// for an invalid one, or without this type of them.
+func explainSets(err error) error {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, nl.IPSetError(nl.IPSET_ERR_FIND_TYPE)) {
+		return fmt.Errorf("%w: the kernel seems to have no such ipsets; give it the modules ip_set, ip_set_hash_net "+
+			"and xt_set, or write --set-threshold=%d for rules alone", err, ruleset.MaxSetThreshold)
 	}
-	return fmt.Errorf("reading set %s: %w", name, err)
+	return err
 }
 
 // drift tells how the kernel's set differs from want.
@@ -87,7 +95,10 @@ func (t *table) settleSet(ctx context.Context, want ruleset.Ruleset, found conte
 	case held.references == 0 || !held.alike:
 		return renewSet(want.Set)
 	case held.updatable(want.Set):
-		return errors.Join(addEntries(want.Set.Name, held.missing), deleteEntries(want.Set.Name, held.extra))
+		if err := addEntries(want.Set.Name, held.missing); err != nil {
+			return err // before anything is spared no more
+		}
+		return deleteEntries(want.Set.Name, held.extra)
 	default:
 		return swapIn(want)
 	}
@@ -107,7 +118,7 @@ func (s setState) updatable(want *ruleset.Set) bool {
 
 // renewSet makes a set anew that no rule of ours asks.
 func renewSet(want *ruleset.Set) error {
-	err := destroySet(want.Name)
+	err := destroyReleased(want.Name, releasePatience)
 	switch {
 	case err == nil:
 		return createSet(want)
@@ -151,11 +162,30 @@ func (t *table) replaceBeside(ctx context.Context, want ruleset.Ruleset) error {
 	return renewSet(want.Set)
 }
 
+// The kernel releases what rules of the nft backend have asked some time after it has
+// deleted them: when no packet can be in their midst (nf_tables_trans_destroy_work).
+const (
+	releasePatience = 500 * time.Millisecond
+	releasePause    = 5 * time.Millisecond
+)
+
+// destroyReleased destroys a set whose last rule may have gone just now.
+func destroyReleased(name string, patience time.Duration) error {
+	deadline := time.Now().Add(patience)
+	for {
+		err := destroySet(name)
+		if !errors.Is(err, nl.IPSetError(nl.IPSET_ERR_BUSY)) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(releasePause)
+	}
+}
+
 // dropSets destroys sets that nothing of ours asks. One that rules of others ask goes at a
 // later pass, when they have gone.
-func dropSets(names []string) error {
+func dropSets(names []string, patience time.Duration) error {
 	for _, name := range names {
-		if err := destroySet(name); err != nil && !errors.Is(err, nl.IPSetError(nl.IPSET_ERR_BUSY)) {
+		if err := destroyReleased(name, patience); err != nil && !errors.Is(err, nl.IPSetError(nl.IPSET_ERR_BUSY)) {
 			return err
 		}
 	}
@@ -169,8 +199,9 @@ const setBackend Backend = "ipset"
 // RemainingSets reads what RemoveSets would destroy; nothing is written.
 func RemainingSets(family ruleset.Family, chain string) (Removal, error) {
 	r := Removal{Backend: setBackend, Family: family}
-	seen, err := seeSets(ruleset.Ruleset{Decision: ruleset.Decision{Family: family}, Chain: chain})
-	for _, name := range seen.stale {
+	held, next := ruleset.SetNames(chain, family)
+	names, err := existingSets(held, next)
+	for _, name := range names {
 		r.Lines = append(r.Lines, "set "+name)
 	}
 	return r, err
@@ -180,16 +211,20 @@ func RemainingSets(family ruleset.Family, chain string) (Removal, error) {
 // and is told in Left.
 func RemoveSets(family ruleset.Family, chain string) (Removal, error) {
 	r := Removal{Backend: setBackend, Family: family}
-	seen, err := seeSets(ruleset.Ruleset{Decision: ruleset.Decision{Family: family}, Chain: chain})
-	for _, name := range seen.stale {
-		switch failure := destroySet(name); {
-		case errors.Is(failure, nl.IPSetError(nl.IPSET_ERR_BUSY)):
+	held, next := ruleset.SetNames(chain, family)
+	names, err := existingSets(held, next)
+	if err != nil {
+		return r, err
+	}
+	for _, name := range names {
+		switch err = destroyReleased(name, releasePatience); {
+		case errors.Is(err, nl.IPSetError(nl.IPSET_ERR_BUSY)):
 			r.Left = append(r.Left, fmt.Sprintf("set %s stays, since rules of others ask it", name))
-		case failure != nil:
-			return r, failure
+		case err != nil:
+			return r, err
 		default:
 			r.Lines = append(r.Lines, "set "+name)
 		}
 	}
-	return r, err
+	return r, nil
 }
