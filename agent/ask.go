@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	others "github.com/ip-masq-guard/ip-masq-guard/agent/foreign"
 )
 
 // Bounds of one question to an agent.
@@ -57,7 +58,8 @@ Examples:
 Flags:
 %s
 Exit status: 0 in force; 1 the agent cannot be asked; 2 wrong usage; 3 not in force or degraded:
-the kernel does not hold the rules, or not those of the file or of the expected digest.
+the kernel does not hold the rules, or not those of the file or of the expected digest, or
+another program's rules are known to undo them.
 `
 
 // answerError ends a command that has done what it should, with an answer that is not
@@ -218,6 +220,14 @@ func (r report) summary() string {
 		line(f.Family, "%s", r.family(f))
 		if f.Error != "" {
 			line("", "%s", f.Error)
+		}
+	}
+	if r.Others.SurveyedAt != nil {
+		line("masqueraders", "%d beside ours, looked for %s ago", len(r.Others.Findings)+r.Others.Left, r.ago(*r.Others.SurveyedAt))
+	}
+	for _, f := range r.Others.Findings {
+		if f.Verdict == others.Undoes || f.Verdict == others.ShadowsUs || f.Verdict == others.Unknown {
+			line("", "%s: %s, %s, %s of %s (%s): %s", f.Verdict, f.Owner, f.Family, f.Chain, f.Table, f.Backend, f.Why)
 		}
 	}
 	line("backend", "%s: %s", r.Backend.Name, r.Backend.Reason)

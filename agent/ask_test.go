@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	others "github.com/ip-masq-guard/ip-masq-guard/agent/foreign"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -86,6 +87,10 @@ versions       agent v1.2.3, iptables v1.8.9 (nf_tables), kernel 6.1.0
 					},
 					{Family: "ipv6", VerifiedAt: before(time.Minute), Rules: 2, Error: "applying IPv6 rules: no such table"},
 				},
+				Others: reportOthers{SurveyedAt: before(time.Minute), Left: 1, Findings: []others.Finding{
+					{Owner: "docker", Family: "ipv4", Backend: "nft", Table: "nat", Chain: "POSTROUTING", Verdict: others.Undoes, Why: "it comes after ours"},
+					{Owner: "kube-proxy", Family: "ipv4", Backend: "nft", Table: "nat", Chain: "KUBE-POSTROUTING", Verdict: others.Harmless, Why: "marked"},
+				}},
 				Passes:   reportPasses{before(time.Second), noon, 60},
 				Versions: reportVersions{"v1.2.3", "go1.26.0", "iptables v1.8.9 (nf_tables)", "6.1.0"},
 				Checks: []reportCheck{
@@ -106,6 +111,8 @@ file           /f: refused, since 2026-01-02T11:59:00Z (1m0s ago)
 ipv4           5 rules, verified 1s ago; healed: chain-changed 1, jump-missing 2
 ipv6           2 rules, not verified, last 1m0s ago
                applying IPv6 rules: no such table
+masqueraders   3 beside ours, looked for 1m0s ago
+               undoes: docker, ipv4, POSTROUTING of nat (nft): it comes after ours
 backend        nft: --iptables-backend
 passes         last 1s ago, every 1m0s
 versions       agent v1.2.3, iptables v1.8.9 (nf_tables), kernel 6.1.0

@@ -263,6 +263,10 @@ func TestDaemonHoldsTheFile(t *testing.T) {
 			if code, body := a.get(t, "/readyz?exclude=file"); code != http.StatusOK || !strings.Contains(body, "refused") {
 				t.Errorf("/readyz?exclude=file with a bad file: code %d, %s", code, body)
 			}
+			code, stdout, stderr := runAgent(t, b.host, nil, "status", "--address="+a.address)
+			if code != 3 || stderr != "" || !strings.HasPrefix(stdout, "state          degraded\n               file: refused: line 1, ") {
+				t.Errorf("agent status with a bad file: exit code %d, standard error %q, standard output:\n%s", code, stderr, stdout)
+			}
 			if _, body := a.get(t, "/metrics"); !strings.Contains(body, "\nip_masq_guard_agent_config_file_refused 1\n") {
 				t.Errorf("/metrics do not tell that the file is refused:\n%s", body)
 			}
@@ -278,6 +282,9 @@ func TestDaemonHoldsTheFile(t *testing.T) {
 				}
 				return ""
 			})
+			if code, stdout, _ := runAgent(t, b.host, nil, "status", "--address="+a.address, "-o", "json"); code != 0 {
+				t.Errorf("agent status with a good file: exit code %d, %s", code, stdout)
+			}
 			if code, body := a.get(t, "/healthz"); code != http.StatusOK {
 				t.Errorf("/healthz: code %d, %s", code, body)
 			}

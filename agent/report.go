@@ -4,9 +4,11 @@ import (
 	_ "embed"
 	"encoding/json"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	others "github.com/ip-masq-guard/ip-masq-guard/agent/foreign"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -24,7 +26,7 @@ type state string
 
 const (
 	allInForce state = "in-force"     // the kernel holds what the file says
-	degraded   state = "degraded"     // the kernel holds a configuration, but not the file's
+	degraded   state = "degraded"     // the kernel holds a configuration, but not the file's, or others undo it
 	notInForce state = "not-in-force" // the kernel is not known to hold the configuration, or not the one that is expected
 )
 
@@ -151,6 +153,10 @@ func newReport(v view) report {
 			}
 		}
 		r.Checks = append(r.Checks, outcome)
+	}
+	undoes := func(f others.Finding) bool { return f.Verdict == others.Undoes }
+	if r.State == allInForce && slices.ContainsFunc(r.Others.Findings, undoes) {
+		r.State = degraded
 	}
 	return r
 }

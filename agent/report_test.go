@@ -184,6 +184,26 @@ func TestStatusTellsTheSizeOfSets(t *testing.T) {
 	}
 }
 
+// TestStatusIsDegradedWhereOthersUndoIt: the kernel holds the rules, and that is of no use.
+func TestStatusIsDegradedWhereOthersUndoIt(t *testing.T) {
+	for verdict, want := range map[others.Verdict]state{
+		"undoes": "degraded", "shadows-us": "in-force", "unknown": "in-force", "duplicate": "in-force", "harmless": "in-force",
+	} {
+		w := newWorld(t, options{})
+		w.holds(t, goodText)
+		w.syncer.pass(t.Context())
+		w.syncer.masqueraders.latest.Store(&surveyed{report: others.Report{Findings: []others.Finding{
+			{Family: "ipv4", Backend: "nft", Position: "after", Verdict: verdict, Sources: []string{}, Ranges: []string{}},
+		}}})
+		if got := w.status(t, validator(t)).State; got != want {
+			t.Errorf("%s: %s, want %s", verdict, got, want)
+		}
+		if code, _ := get(t, w, "/readyz"); code != http.StatusOK {
+			t.Errorf("%s: /readyz answers %d: it tells of our own rules", verdict, code)
+		}
+	}
+}
+
 // TestStatusSchemaRefuses: else an answer that holds to it would prove nothing.
 func TestStatusSchemaRefuses(t *testing.T) {
 	schema := validator(t)
