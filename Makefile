@@ -54,10 +54,11 @@ bench: deps ## measure; docs/benchmarks.md tells how to read it
 
 fuzz: ## fuzz the parser and the decision, FUZZTIME each (30s)
 	go test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./agent/config
+	go test -run '^$$' -fuzz FuzzEdit -fuzztime $(FUZZTIME) ./agent/winbridge
 	go test -run '^$$' -fuzz FuzzDecide -fuzztime $(FUZZTIME) ./policy
 
 golden: deps controlplane helm build ## rewrite the golden files from what the code does now; read the diff
-	$(REQUIRE_ALL) go test -count=1 $(ISOLATED) ./agent/ruleset ./policy ./webhook ./kubectl-masq ./e2e -args -update
+	$(REQUIRE_ALL) go test -count=1 $(ISOLATED) ./agent/ruleset ./agent/winbridge ./policy ./webhook ./kubectl-masq ./e2e -args -update
 
 lint: ## check the code, the rules and the module files
 	go run $(GOLANGCI_LINT) run ./...

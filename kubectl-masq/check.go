@@ -99,45 +99,13 @@ func checkCommand(std streams) *cobra.Command {
 // check judges one ConfigMap and reports on it. A refusal is errRefused; every
 // other error means that there was no verdict.
 func check(ctx context.Context, opts checkOptions, given func(flag string) bool, std streams) error {
-	if opts.file == "" {
-		return errors.New("-f is missing: name a manifest, or - for standard input")
-	}
 	if opts.output != "text" && opts.output != "json" {
 		return fmt.Errorf("-o %q: want text or json", opts.output)
 	}
-	params, err := readParams(opts.params)
+	input, decision, err := judge(ctx, opts, given, std.in)
 	if err != nil {
 		return err
 	}
-	known, err := opts.readRanges(params, given)
-	if err != nil {
-		return err
-	}
-	var sources []policy.Source
-	for _, directory := range opts.policyDirs {
-		var found []policy.Source
-		if found, err = policy.ReadSources(directory); err != nil {
-			return err
-		}
-		sources = append(sources, found...)
-	}
-	input, err := opts.read(opts.file, std.in)
-	if err != nil {
-		return err
-	}
-	engine, err := policy.New(ctx, params, sources)
-	if err != nil {
-		return err
-	}
-	decision := engine.Decide(ctx, policy.Request{
-		Operation: policy.Create,
-		Namespace: input.configMap.Namespace,
-		Name:      input.configMap.Name,
-		Time:      time.Now(),
-		Object:    input.configMap,
-	}, policy.NewCluster(known.node, known.pod, known.service))
-	nameFlags(decision.Findings, known)
-
 	if opts.output == "json" {
 		err = writeJSON(std.out, input, decision)
 	} else {
@@ -150,6 +118,46 @@ func check(ctx context.Context, opts checkOptions, given func(flag string) bool,
 		return errRefused
 	}
 	return nil
+}
+
+// judge reads one ConfigMap and decides as the webhook would.
+func judge(ctx context.Context, opts checkOptions, given func(flag string) bool, stdin io.Reader) (*document, policy.Decision, error) {
+	if opts.file == "" {
+		return nil, policy.Decision{}, errors.New("-f is missing: name a manifest, or - for standard input")
+	}
+	params, err := readParams(opts.params)
+	if err != nil {
+		return nil, policy.Decision{}, err
+	}
+	known, err := opts.readRanges(params, given)
+	if err != nil {
+		return nil, policy.Decision{}, err
+	}
+	var sources []policy.Source
+	for _, directory := range opts.policyDirs {
+		var found []policy.Source
+		if found, err = policy.ReadSources(directory); err != nil {
+			return nil, policy.Decision{}, err
+		}
+		sources = append(sources, found...)
+	}
+	input, err := opts.read(opts.file, stdin)
+	if err != nil {
+		return nil, policy.Decision{}, err
+	}
+	engine, err := policy.New(ctx, params, sources)
+	if err != nil {
+		return nil, policy.Decision{}, err
+	}
+	decision := engine.Decide(ctx, policy.Request{
+		Operation: policy.Create,
+		Namespace: input.configMap.Namespace,
+		Name:      input.configMap.Name,
+		Time:      time.Now(),
+		Object:    input.configMap,
+	}, policy.NewCluster(known.node, known.pod, known.service))
+	nameFlags(decision.Findings, known)
+	return input, decision, nil
 }
 
 func readParams(file string) (policy.Params, error) {

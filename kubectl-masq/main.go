@@ -60,7 +60,7 @@ func run(ctx context.Context, args []string, std streams) int {
 	root.SetOut(std.out)
 	root.SetErr(std.err)
 	root.SetArgs(args)
-	root.AddCommand(checkCommand(std), explainCommand(std), diffCommand(std), mapCommand(std), versionCommand(std))
+	root.AddCommand(checkCommand(std), explainCommand(std), diffCommand(std), mapCommand(std), exportCommand(std), versionCommand(std))
 	switch err := root.ExecuteContext(ctx); {
 	case err == nil:
 		return exitApproved
