@@ -284,9 +284,12 @@ func (e *Engine) judge(ctx context.Context, req Request, newText, oldText text, 
 	findings := loadFindings(newText)
 	findings = append(findings, e.ask(ctx, d)...)
 	findings = append(findings, e.askOverrides(ctx, d, slices.Concat(findings, excused))...)
-	findings = append(withoutEchoes(findings), excused...)
+	findings = placed(append(withoutEchoes(findings), excused...), newText, req.Object)
 	findings = e.params.relieve(findings, newText.config, req.Time)
 	sortFindings(findings)
+	if newText.keys != nil {
+		slices.SortStableFunc(findings, func(a, b Finding) int { return strings.Compare(a.Key, b.Key) })
+	}
 	return findings, d.facts.effect
 }
 

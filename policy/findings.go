@@ -84,7 +84,7 @@ func loadFindings(t text) []Finding {
 			Action:   Deny,
 			Key:      ConfigKey,
 			Binary:   t.binary,
-			Path:     p.Path,
+			Path:     pathOf(p),
 			Position: config.Position{Line: p.Line, Column: p.Column},
 			Text:     p.Text,
 			Message:  p.Message,
@@ -94,6 +94,14 @@ func loadFindings(t text) []Finding {
 		})
 	}
 	return findings
+}
+
+// pathOf is where a problem is: of several files with the file before the path.
+func pathOf(p config.Problem) string {
+	if p.File == "" {
+		return p.Path
+	}
+	return p.File + ": " + p.Path
 }
 
 // Bounds of what one rule may say; the rest is told as a number.

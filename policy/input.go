@@ -46,7 +46,7 @@ func (d *document) value() ast.Value {
 		partConfig:  d.configInput(),
 		partOld:     d.oldInput(),
 		"problems":  problemsInput(d.new.problems),
-		"object":    objectInput(d.request),
+		"object":    objectInput(d.request, d.new.keys),
 		partCluster: cluster,
 		"derived":   d.derivedInput(),
 		"override":  d.override.input(),
@@ -91,7 +91,7 @@ type cidrInput struct {
 
 func cidrInputOf(c *config.Config, e element) cidrInput {
 	place, prefix := c.Element(e.key, e.index), c.CIDRs(e.key)[e.index]
-	return cidrInput{prefix.String(), familyOf(prefix), place.Path, place.Line}
+	return cidrInput{prefix.String(), familyOf(prefix), place.String(), place.Line}
 }
 
 // listed is an element of the list itself.
@@ -201,26 +201,35 @@ func nonNil(list []string) []string {
 func problemsInput(problems []config.Problem) ast.Value {
 	return array(problems, func(p config.Problem) ast.Value {
 		return ast.NewObject(
-			item("code", string(p.Code)), item("severity", p.Severity.String()), item("path", p.Path),
+			item("code", string(p.Code)), item("severity", p.Severity.String()), item("path", pathOf(p)),
 			item("line", p.Line), item("column", p.Column), item("text", p.Text),
 			item("message", p.Message), item("remedy", p.Remedy))
 	})
 }
 
-func objectInput(request Request) any {
+func objectInput(request Request, several map[string]string) any {
 	if request.Object == nil {
 		return nil
 	}
 	if _, ok := request.Object.Data[ConfigKey]; ok && len(request.Object.Data)+len(request.Object.BinaryData) == 1 {
 		return configAlone
 	}
+	if len(several) > 0 && len(several) == len(request.Object.Data) && len(request.Object.BinaryData) == 0 {
+		return map[string]any{
+			"config_alone": true, "data_keys": slices.Sorted(maps.Keys(request.Object.Data)), "binary_keys": []string{}, "likely_key": nil,
+		}
+	}
 	data := slices.Sorted(maps.Keys(request.Object.Data))
 	binary := slices.Sorted(maps.Keys(request.Object.BinaryData))
+	likely := likelyKey(data, binary)
+	if len(several) > 0 {
+		likely = nil
+	}
 	return map[string]any{
 		"config_alone": false,
 		"data_keys":    nonNil(data),
 		"binary_keys":  nonNil(binary),
-		"likely_key":   likelyKey(data, binary),
+		"likely_key":   likely,
 	}
 }
 
@@ -397,7 +406,7 @@ func (d *document) disabledInput() ast.Value {
 		})
 		path := config.KeyNonMasqueradeCIDRs // several CIDRs together
 		if i >= 0 {
-			path = d.new.config.Element(path, i).Path
+			path = d.new.config.Element(path, i).String()
 		}
 		family := addressFamilies[0]
 		if name != family.name {
@@ -414,7 +423,7 @@ func (d *document) linkLocalInput() ast.Value {
 	return array(d.facts.linkLocal, func(l linkLocal) ast.Value {
 		cidr, path := "", config.KeyNonMasqueradeCIDRs
 		if l.index >= 0 {
-			cidr, path = d.new.config.NonMasquerade[l.index].String(), d.new.config.Element(path, l.index).Path
+			cidr, path = d.new.config.NonMasquerade[l.index].String(), d.new.config.Element(path, l.index).String()
 		}
 		return ast.NewObject(
 			item("key", l.key), item("range", l.within.String()), item("cidr", cidr), item("path", path))
@@ -481,6 +490,7 @@ func paramsInput(params Params, rules map[string]Action) (ast.Value, error) {
 		"consumer":               params.Consumer.String(),
 		"agent":                  map[string]any{"ipv6": flags.IPv6, "reserved_ranges": flags.ReservedRanges},
 		"require_cluster_ranges": params.RequireClusterRanges,
+		"config_directory":       params.ConfigDirectory,
 		"rules":                  byID,
 		"custom":                 custom,
 	})

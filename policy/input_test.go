@@ -195,7 +195,7 @@ func TestInput(t *testing.T) {
   "params": {
     "consumer": "ip-masq-guard",
     "agent": {"ipv6": false, "reserved_ranges": false},
-    "require_cluster_ranges": false,
+    "require_cluster_ranges": false, "config_directory": false,
     "rules": {
       "agents-agree": {"action": "warn"},
       "cidr-limit": {"action": "deny", "max": 16384},

@@ -29,7 +29,7 @@ func (e *Engine) askOverrides(ctx context.Context, d *document, known []Finding)
 		on := *d
 		on.new = d.new.overrides[i]
 		on.new.bytes, on.new.binary = d.new.bytes, d.new.binary
-		on.override = &override{i, &d.new.config.Overrides[i]}
+		on.override = &override{d.new.config.Place(i).String(), &d.new.config.Overrides[i]}
 		labels := on.override.Labels()
 		if d.old.loads {
 			on.old = *d.old.on(labels)
@@ -48,12 +48,10 @@ func (e *Engine) askOverrides(ctx context.Context, d *document, known []Finding)
 
 // override is the override that a document is about.
 type override struct {
-	index int
+	path string // config.Place of it
 
 	*config.Override
 }
-
-func (o *override) path() string { return config.OverridePath(o.index) }
 
 func (o *override) input() ast.Value {
 	if o == nil {
@@ -64,7 +62,7 @@ func (o *override) input() ast.Value {
 		labels[i] = item(label.Key, label.Value)
 	}
 	return ast.NewObject(
-		item("path", o.path()), item("selector", o.Selector()), itemOf("match_labels", ast.NewObject(labels...)))
+		item("path", o.path), item("selector", o.Selector()), itemOf("match_labels", ast.NewObject(labels...)))
 }
 
 // sets tells whether what stands at a path is the override's own.
@@ -84,14 +82,14 @@ func (o *override) repeats(f Finding, known []Finding) bool {
 // its own.
 func (o *override) locate(f Finding, whole *config.Config) Finding {
 	f.Message = fmt.Sprintf("on nodes with %s: %s", o.Selector(), f.Message)
-	if f.Key != ConfigKey || f.Failed || strings.HasPrefix(f.Path, o.path()) {
+	if f.Key != ConfigKey || f.Failed || strings.HasPrefix(f.Path, o.path) {
 		return f
 	}
 	switch {
 	case o.sets(f.Path):
-		f.Path = o.path() + "." + f.Path
+		f.Path = o.path + "." + f.Path
 	case !strings.Contains(f.Path, "["):
-		f.Path = o.path()
+		f.Path = o.path
 	}
 	f.Position = whole.At(f.Path)
 	return f

@@ -32,6 +32,7 @@ const maxParamsBytes = 1 << 20
 //	agent:                         # the flags the agents run with; of no account to cilium
 //	  ipv6: false                  # --enable-ipv6
 //	  reservedRanges: false        # --nomasq-all-reserved-ranges
+//	configDirectory: false         # true: agents run with --config-dir, so every key that begins with ip-masq is merged
 //	requireClusterRanges: false    # true: unknown ranges are judged as ranges that the list lacks, not a mere warning
 //	rules:
 //	  no-overlap: {action: warn}   # deny, warn or off; each rule has its own default
@@ -51,6 +52,7 @@ type Params struct {
 	Consumer             config.Consumer
 	Agent                config.Options // see flags
 	RequireClusterRanges bool
+	ConfigDirectory      bool
 	Rules                map[string]RuleParams // by rule id; an absent rule has its defaults
 	Waivers              []Waiver
 	RuleSets             RuleSetParams
@@ -142,6 +144,7 @@ func (r *paramsReader) params(root *yaml.Node) Params {
 		},
 		"consumer":             r.consumer(&params.Consumer),
 		"requireClusterRanges": r.boolean(&params.RequireClusterRanges),
+		"configDirectory":      r.boolean(&params.ConfigDirectory),
 		"rules": func(path string, value *yaml.Node) {
 			params.Rules = map[string]RuleParams{}
 			known := fields{}

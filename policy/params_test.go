@@ -88,7 +88,7 @@ func TestParseParamsErrors(t *testing.T) {
 			text: "clster: {}\ncluster:\n  podCIDR: []\nwhatever: 1\n",
 			want: "line 1: clster: unknown; did you mean cluster?\n" +
 				"line 3: cluster.podCIDR: unknown; did you mean podCIDRs?\n" +
-				"line 4: whatever: unknown; there are agent, cluster, consumer, custom, exceptions, requireClusterRanges, ruleSets, rules",
+				"line 4: whatever: unknown; there are agent, cluster, configDirectory, consumer, custom, exceptions, requireClusterRanges, ruleSets, rules",
 		},
 		{
 			name: "unknown rule and action",

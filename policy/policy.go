@@ -84,7 +84,7 @@ type Decision struct {
 	Revision string    // digest over all rules and params
 	Subject  string    // what was judged: "ConfigMap kube-system/ip-masq-agent"
 	Allowed  bool      // no Finding has the action Deny
-	Findings []Finding // by line, then path, then rule; every one, without a limit
+	Findings []Finding // by line, then path, then rule; of several files by key before that; every one, without a limit
 	Effect   Effect
 	Problems []config.Problem // of the new text
 

@@ -19,7 +19,8 @@ type text struct {
 	layout   layout // of config
 	problems []config.Problem
 
-	overrides []text // config's, as texts of their own without problems
+	keys      map[string]string // of several files the key of each; nil: there is one text
+	overrides []text            // config's, as texts of their own without problems
 }
 
 // on is the text as it holds on a node with these labels.
@@ -35,6 +36,9 @@ func (t *text) on(labels map[string]string) *text {
 func (e *Engine) read(object *corev1.ConfigMap) text {
 	if object == nil {
 		return text{absent: true}
+	}
+	if e.params.ConfigDirectory {
+		return e.readSeveral(object)
 	}
 	if value, ok := object.Data[ConfigKey]; ok {
 		return e.texts.parse(value, e.params)

@@ -22,7 +22,7 @@ warn contains v if {
 	not input.object.config_alone == true
 	some field in ["data", "binaryData"]
 	some key in _keys[field]
-	key != "config"
+	not _configuration(key)
 	not _shadows(key)
 	not key == input.object.likely_key
 	v := {
@@ -58,12 +58,13 @@ _violations contains {
 
 _violations contains {
 	"rule": "config-key-present",
-	"key": "config",
+	"key": key,
 	"path": "",
 	"msg": "the configuration is in binaryData: agents read it there too, but nobody can review it",
-	"hint": "move it to data.config as plain text",
+	"hint": $"move it to data.{key} as plain text",
 } if {
-	"config" in _keys.binaryData
+	some key in _keys.binaryData
+	_configuration(key)
 }
 
 _violations contains {
@@ -99,10 +100,20 @@ _complete if {
 
 _absent if {
 	_complete
-	not "config" in input.object.data_keys
-	not "config" in input.object.binary_keys
+	count([key | some keys in _keys; some key in keys; _configuration(key)]) == 0
 }
 
-_shadows(key) if startswith(lower(key), "ip-masq")
+# Agents with --config-dir read each of these as a file.
+_configuration(key) if key == "config"
+
+_configuration(key) if {
+	input.params.config_directory == true
+	startswith(key, "ip-masq")
+}
+
+_shadows(key) if {
+	startswith(lower(key), "ip-masq")
+	not _configuration(key)
+}
 
 _deleted if input.request.operation == "DELETE"

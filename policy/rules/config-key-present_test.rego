@@ -100,3 +100,23 @@ test_missing_binary_keys if {
 test_missing_likely_key if {
 	count(config_key_present.deny) > 0 with input as {"object": {"data_keys": [], "binary_keys": []}}
 }
+
+_several(texts, binary) := {
+	"object": {"config_alone": false, "data_keys": texts, "binary_keys": binary, "likely_key": null},
+	"params": {"config_directory": true},
+}
+
+test_allow_several_files_where_agents_read_a_directory if {
+	config_key_present.deny == set() with input as _several(["ip-masq-agent", "ip-masq-agent-reconciled"], [])
+	config_key_present.warn == set() with input as _several(["ip-masq-agent", "ip-masq-agent-reconciled"], [])
+}
+
+test_deny_several_files_in_binary_data if {
+	config_key_present.deny == {{
+		"rule": "config-key-present",
+		"key": "ip-masq-b",
+		"path": "",
+		"msg": "the configuration is in binaryData: agents read it there too, but nobody can review it",
+		"hint": "move it to data.ip-masq-b as plain text",
+	}} with input as _several(["ip-masq-a"], ["ip-masq-b"])
+}
