@@ -40,6 +40,18 @@ resyncInterval: 60s
 `,
 		},
 		{
+			name:   "an exception that takes a pod range",
+			script: "except",
+			visits: 2,
+			want: `nonMasqueradeCIDRs:
+- 10.0.0.0/8
+- 192.168.0.0/16
+masqueradeCIDRs:
+- 10.200.0.0/16
+resyncInterval: 60s
+`,
+		},
+		{
 			name:   "right at once",
 			script: "one-line",
 			visits: 1,

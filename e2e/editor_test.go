@@ -25,6 +25,7 @@ func editorScripts() map[string]editorScript {
 		"give-up":  editAndGiveUp,
 		"one-line": editOneLine,
 		"rules":    editRules,
+		"except":   editExceptions,
 	}
 }
 
@@ -62,6 +63,22 @@ func editAndGiveUp(visit int, buffer string) (string, error) {
 // editOneLine adds a range, as it should be.
 func editOneLine(_ int, buffer string) (string, error) {
 	return replaceAll(buffer, "- 192.168.0.0/16\n", "- 192.168.0.0/16\n    - 172.16.0.0/12\n")
+}
+
+// editExceptions adds an exception that takes the pod range of a node, and then one that
+// leaves it.
+func editExceptions(visit int, buffer string) (string, error) {
+	switch visit {
+	case 1:
+		return replaceAll(buffer, "resyncInterval:", "masqueradeCIDRs:\n    - 10.244.0.0/16\n    resyncInterval:")
+	case 2:
+		if _, err := find(buffer, `(?m)^# \* .*masqueradeCIDRs\[0\]: (10\.244\.0\.0/16) takes pod range`); err != nil {
+			return "", err
+		}
+		return replaceAll(buffer, "- 10.244.0.0/16", "- 10.200.0.0/16")
+	default:
+		return "", fmt.Errorf("there is nothing left to mend at visit %d", visit)
+	}
 }
 
 // editRules misspells a field of the input in a rule, and mends it by what the reopened
