@@ -277,7 +277,7 @@ func (r report) since(t *time.Time) string {
 func (r report) ago(t time.Time) string { return max(0, r.Time.Sub(t)).Round(time.Second).String() }
 
 func (p reportProblem) line() string {
-	return p.Severity + ": " + config.Problem{Path: p.Path, Line: p.Line, Message: p.Message, Remedy: p.Remedy}.String()
+	return p.Severity + ": " + config.Problem{File: p.File, Path: p.Path, Line: p.Line, Message: p.Message, Remedy: p.Remedy}.String()
 }
 
 func sources() map[origin]string {
