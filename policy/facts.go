@@ -119,8 +119,7 @@ func redundant(sorted []sortedPrefix) (overlaps []overlap, duplicates []duplicat
 			top := around[len(around)-1]
 			switch {
 			case top.prefix == p.prefix && top.exception == p.exception:
-				key := keyOf(p.exception)
-				duplicates = append(duplicates, duplicate{element{key, p.index}, element{key, top.index}})
+				duplicates = append(duplicates, duplicate{p.element(), top.element()})
 				continue
 			case !top.exception && !p.exception:
 				next.outer = top.outer
@@ -136,11 +135,11 @@ func redundant(sorted []sortedPrefix) (overlaps []overlap, duplicates []duplicat
 	return overlaps, duplicates
 }
 
-func keyOf(exception bool) string {
-	if exception {
-		return config.KeyMasqueradeCIDRs
+func (p sortedPrefix) element() element {
+	if p.exception {
+		return element{config.KeyMasqueradeCIDRs, p.index}
 	}
-	return config.KeyNonMasqueradeCIDRs
+	return listed(p.index)
 }
 
 func (e element) isException() bool { return e.key == config.KeyMasqueradeCIDRs }
