@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/nftables"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -40,8 +41,8 @@ func (o *cleanupOptions) flagSet() *pflag.FlagSet {
 }
 
 const cleanupHelp = `Removes from this node what an agent with these flags has made, of both IP versions and in
-both iptables backends: the jumps to the chain, the chain with its rules, its ipsets, and the
-file with the last valid configuration. What the upstream ip-masq-agent or Azure's has left under that
+every backend: the jumps to the chain, the chain with its rules, its ipsets, the table of
+nftables, and the file with the last valid configuration. What the upstream ip-masq-agent or Azure's has left under that
 name is the same, and goes too. Nothing else is touched: a chain that holds other rules, or
 that rules of others go to, stays and is named. Each table changes in one transaction, and
 doing it twice does no more than doing it once. What is removed is printed.
@@ -134,14 +135,15 @@ func (o *cleanupOptions) clear(ctx context.Context, stdout io.Writer) error {
 type way struct {
 	rules func(context.Context, iptables.Backend, ruleset.Family, string) (iptables.Removal, error)
 	sets  func(ruleset.Family, string) (iptables.Removal, error)
+	table func(context.Context, ruleset.Family, string) ([]string, error) // the name of ours, if it is there
 }
 
-func removing() way { return way{iptables.Remove, iptables.RemoveSets} }
+func removing() way { return way{iptables.Remove, iptables.RemoveSets, nftables.Open().Remove} }
 
-func looking() way { return way{iptables.Remains, iptables.RemainingSets} }
+func looking() way { return way{iptables.Remains, iptables.RemainingSets, nftables.Open().Remaining} }
 
-// removeRules removes a chain from every nat table and then the sets that it asked, tells
-// what went, and fails when something is left.
+// removeRules removes a chain from every nat table and then the sets that it asked, and
+// the table of nftables, tells what went, and fails when something is left.
 func removeRules(ctx context.Context, chain string, w way, told func(iptables.Removal)) error {
 	var errs []error
 	tell := func(removal iptables.Removal, err error) {
@@ -160,6 +162,11 @@ func removeRules(ctx context.Context, chain string, w way, told func(iptables.Re
 			tell(w.rules(ctx, backend, family, chain))
 		}
 		tell(w.sets(family, chain))
+		names, err := w.table(ctx, family, chain)
+		if errors.Is(err, iptables.ErrMissing) {
+			err = nil // without nft no agent has made any
+		}
+		tell(removedTables(family, names), err)
 	}
 	return errors.Join(errs...)
 }

@@ -42,7 +42,8 @@ type options struct {
 	expectedDigest string // the file that holds it; empty: none
 	stateDir       string // empty: the last valid configuration is in memory only
 	metricsAddress string // "0": none
-	backend        iptables.Backend
+	mechanism      mechanism
+	iptables       iptables.Backend
 	watchKernel    bool
 	logLevel       slog.Level
 
@@ -116,7 +117,8 @@ func parseWith(args []string, more *pflag.FlagSet) (options, error) {
 // rawFlags are the flags whose text is checked after parsing, so that all that is
 // wrong is told at once.
 type rawFlags struct {
-	backend, logLevel          string
+	mechanism, iptables        string
+	logLevel                   string
 	sourceCIDRs, outInterfaces string
 	configPathSet              bool // --config-path was given
 }
@@ -177,7 +179,8 @@ func (r *rawFlags) groups(o *options) [groupCount]group {
 	run := groups[groupRun].flags
 	run.BoolVar(&o.once, "once", false, "apply the file once and exit: 0 applied, 1 file or kernel refuses")
 	run.BoolVar(&o.dryRun, "dry-run", false, "print what would be restored and exit; needs no privilege")
-	run.StringVar(&r.backend, "iptables-backend", string(iptables.Auto), "auto, nft or legacy; auto joins what the node's kubelet and kube-proxy use")
+	run.StringVar(&r.mechanism, "backend", string(byIPTables), "iptables, nftables (a table of its own) or auto, which joins what kube-proxy uses")
+	run.StringVar(&r.iptables, "iptables-backend", string(iptables.Auto), "auto, nft or legacy; auto joins what the node's kubelet and kube-proxy use")
 	run.BoolVar(&o.watchKernel, "watch-kernel", true,
 		"heal at once what others change, when the kernel tells it; it tells nothing with the legacy backend")
 	run.StringVar(&o.metricsAddress, "metrics-bind-address", defaultMetricsAddress,
@@ -266,10 +269,15 @@ func (r *rawFlags) check(o *options) []error {
 	if o.configPath == "" || strings.HasSuffix(o.configPath, "/") {
 		wrong("config-path", o.configPath, errors.New("not a file's path; name the file itself, as in "+defaultConfigPath))
 	}
-	switch o.backend = iptables.Backend(r.backend); o.backend {
+	switch o.mechanism = mechanism(r.mechanism); o.mechanism {
+	case byIPTables, byNFTables, byWhatever:
+	default:
+		wrong("backend", r.mechanism, errors.New("unknown backend; write iptables, nftables or auto"))
+	}
+	switch o.iptables = iptables.Backend(r.iptables); o.iptables {
 	case iptables.Auto, iptables.NFT, iptables.Legacy:
 	default:
-		wrong("iptables-backend", r.backend, errors.New("unknown backend; write auto, nft or legacy"))
+		wrong("iptables-backend", r.iptables, errors.New("unknown backend; write auto, nft or legacy"))
 	}
 	if err := checkAddress(o.metricsAddress); err != nil {
 		wrong("metrics-bind-address", o.metricsAddress, err)

@@ -19,7 +19,7 @@ func TestParseFlags(t *testing.T) {
 		o := options{
 			rules:      ruleset.Options{Chain: "IP-MASQ-AGENT", RandomFully: true, Sets: true, SetThreshold: 64},
 			configPath: "/etc/config/ip-masq-agent", metricsAddress: ":9178",
-			backend: "auto", watchKernel: true, logLevel: slog.LevelInfo,
+			mechanism: "iptables", iptables: "auto", watchKernel: true, logLevel: slog.LevelInfo,
 		}
 		if change != nil {
 			change(&o)
@@ -36,7 +36,7 @@ func TestParseFlags(t *testing.T) {
 			"--masq-chain=IP-MASQ", "--nomasq-all-reserved-ranges", "--enable-ipv6", "--random-fully=false",
 			"--source-cidrs=10.244.0.0/16,fd00:10:244::/48", "--out-interfaces=eth0,bond+", "--nomasq-multicast", "--set-threshold=16384",
 			"--to-ports=1024-29999,32768-65535", "--config-path", "/tmp/x", "--once", "--dry-run",
-			"--iptables-backend=legacy", "--state-dir=/var/lib/x", "--metrics-bind-address=127.0.0.1:1", "--log-level=debug",
+			"--backend=nftables", "--iptables-backend=legacy", "--state-dir=/var/lib/x", "--metrics-bind-address=127.0.0.1:1", "--log-level=debug",
 			"--watch-kernel=false",
 		}, options{
 			config: config.Options{ReservedRanges: true, IPv6: true},
@@ -50,7 +50,7 @@ func TestParseFlags(t *testing.T) {
 				SetThreshold:   16384,
 			},
 			toPorts: "1024-29999,32768-65535", configPath: "/tmp/x", stateDir: "/var/lib/x",
-			metricsAddress: "127.0.0.1:1", backend: iptables.Legacy, logLevel: slog.LevelDebug, once: true, dryRun: true,
+			metricsAddress: "127.0.0.1:1", mechanism: byNFTables, iptables: iptables.Legacy, logLevel: slog.LevelDebug, once: true, dryRun: true,
 		}},
 		{"as upstream manifests write them", []string{
 			"-masq-chain=IP-MASQ", "-nomasq-all-reserved-ranges", "--v=2", "-v", "4", "-logtostderr", "--logtostderr=false",
@@ -95,7 +95,7 @@ func TestWrongUsage(t *testing.T) {
 		}},
 		{"everything at once", []string{
 			"--source-cidrs=10.0.0.1/8", "--out-interfaces=eth0,", "--set-threshold=16385",
-			"extra", "--masq-chain=", "--to-ports=0", "--config-path=/etc/config/", "--iptables-backend=ebtables",
+			"extra", "--masq-chain=", "--to-ports=0", "--config-path=/etc/config/", "--backend=nft", "--iptables-backend=ebtables",
 			"--metrics-bind-address=9178", "--log-level=loud",
 		}, []string{
 			`"extra" is no flag`,
@@ -105,6 +105,7 @@ func TestWrongUsage(t *testing.T) {
 			`--out-interfaces: reading interface 2 of "eth0,": the name is empty; separate names by single commas`,
 			`--set-threshold=16385: not in bounds; write a number from 0, always an ipset, to 16384, never one`,
 			`--config-path="/etc/config/": not a file's path; name the file itself, as in /etc/config/ip-masq-agent`,
+			`--backend="nft": unknown backend; write iptables, nftables or auto`,
 			`--iptables-backend="ebtables": unknown backend; write auto, nft or legacy`,
 			`--metrics-bind-address="9178": not host:port: address 9178: missing port in address; ` +
 				`write :9178, 127.0.0.1:9178, [::1]:9178, or 0 for none`,

@@ -18,7 +18,6 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 )
 
@@ -88,16 +87,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	staySmall()
 
-	backend, why, err := chooseBackend(ctx, opts.backend)
-	if err != nil {
-		return err
-	}
-	kernel, err := iptables.Open(backend)
+	h, err := openBackend(ctx, opts)
 	if err != nil {
 		return err
 	}
 	if opts.once {
-		return once(ctx, opts, newSuccessor(kernel, backend, printed(stdout, stderr)), stdout, stderr)
+		h.kernel = newSuccessor(h, printed(stdout, stderr))
+		return once(ctx, opts, h, stdout, stderr)
 	}
 
 	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.logLevel}))
@@ -107,10 +103,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		"randomFully", opts.rules.RandomFully, "toPorts", opts.toPorts,
 		"sources", fmt.Sprint(opts.rules.Sources), "outInterfaces", opts.rules.Interfaces, "spareMulticast", opts.rules.SpareMulticast,
 		"setThreshold", opts.rules.SetThreshold,
-		"backend", backend, "backendReason", why, "stateDir", opts.stateDir)
-	return daemon(ctx, opts, newSuccessor(kernel, backend, logged(log)), watchKernel(ctx, opts, kernel, log), about{
-		node: os.Getenv(nodeVariable), backend: string(backend), backendReason: why,
-		backendVersion: kernel.Version(ctx), kernelVersion: kernelVersion(),
+		"backend", h.name, "backendReason", h.reason, "stateDir", opts.stateDir)
+	return daemon(ctx, opts, newSuccessor(h, logged(log)), watchKernel(ctx, opts, h.watched, log), about{
+		node: os.Getenv(nodeVariable), backend: string(h.name), backendReason: h.reason,
+		backendVersion: h.version, kernelVersion: kernelVersion(),
 	}, log)
 }
 
@@ -155,17 +151,6 @@ func daemon(ctx context.Context, opts options, kernel kernel, watch *notify.Watc
 	}
 	log.InfoContext(ctx, "agent stopped, its rules stay")
 	return nil
-}
-
-func chooseBackend(ctx context.Context, wanted iptables.Backend) (iptables.Backend, string, error) {
-	if wanted != iptables.Auto {
-		return wanted, "--iptables-backend", nil
-	}
-	backend, why, err := iptables.Choose(ctx)
-	if err != nil {
-		return "", "", fmt.Errorf("%w; --iptables-backend=nft or legacy chooses by hand", err)
-	}
-	return backend, why, nil
 }
 
 func staySmall() {

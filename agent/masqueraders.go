@@ -9,6 +9,7 @@ import (
 
 	others "github.com/ip-masq-guard/ip-masq-guard/agent/foreign"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/nftables"
 )
 
 const (
@@ -47,6 +48,9 @@ func (s *syncer) places() []others.Ours {
 	for i, f := range s.families {
 		places[i] = others.Ours{
 			Decision: f.want.Decision, Backend: s.about.backend, Chain: f.want.Chain, Priority: others.NATPriority,
+		}
+		if s.about.backend == string(nativeTable) {
+			places[i].Table, places[i].Chain, places[i].Priority = nftables.FullName(f.version, f.want.Chain), nftables.BaseChain, nftables.Priority
 		}
 	}
 	return places

@@ -123,7 +123,7 @@ func newMetrics(version string, families []ruleset.Family) *metrics {
 	for _, family := range families {
 		m.held.WithLabelValues(label(family)).Set(0)
 		m.forgotten.WithLabelValues(label(family))
-		for _, kind := range iptables.Drifts() {
+		for _, kind := range drifts() {
 			m.drift.WithLabelValues(label(family), string(kind))
 		}
 	}

@@ -532,21 +532,25 @@ COMMIT
 // TestMemory: the agent rests on every node.
 func TestMemory(t *testing.T) {
 	const most = 12 << 10 // KiB
-	host := netns.ForTest(t)
-	v := newVolume(t, manyCIDRs(1))
-	a := startAgent(t, host, "--config-path="+v.file(), "--iptables-backend=nft")
-	for i := range 5 {
-		v.swap(t, manyCIDRs(i))
-		time.Sleep(300 * time.Millisecond)
-		a.get(t, "/metrics")
-		a.get(t, "/readyz")
+	for _, way := range ways() {
+		t.Run(way[0], func(t *testing.T) {
+			host := netns.ForTest(t)
+			v := newVolume(t, manyCIDRs(1))
+			a := startAgent(t, host, append(way, "--config-path="+v.file())...)
+			for i := range 5 {
+				v.swap(t, manyCIDRs(i))
+				time.Sleep(300 * time.Millisecond)
+				a.get(t, "/metrics")
+				a.get(t, "/readyz")
+			}
+			if got := a.memory(t); got > most {
+				t.Errorf("the agent takes %d KiB, want at most %d", got, most)
+			} else {
+				t.Logf("the agent takes %d KiB", got)
+			}
+			a.stop(t)
+		})
 	}
-	if got := a.memory(t); got > most {
-		t.Errorf("the agent takes %d KiB, want at most %d", got, most)
-	} else {
-		t.Logf("the agent takes %d KiB", got)
-	}
-	a.stop(t)
 }
 
 // memory is the agent's resident memory in KiB, its program included.

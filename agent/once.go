@@ -9,6 +9,7 @@ import (
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/nftables"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
 
@@ -69,7 +70,7 @@ func labelsOnce(opts options, stderr io.Writer) map[string]string {
 }
 
 // once makes the kernel hold what the file says.
-func once(ctx context.Context, opts options, kernel kernel, stdout, stderr io.Writer) error {
+func once(ctx context.Context, opts options, h holder, stdout, stderr io.Writer) error {
 	c, err := load(opts, stderr)
 	if err != nil {
 		return err
@@ -77,21 +78,26 @@ func once(ctx context.Context, opts options, kernel kernel, stdout, stderr io.Wr
 	var errs []error
 	for _, family := range opts.families() {
 		rules := ruleset.Build(c, family, opts.rules)
-		drift, err := applyOnce(ctx, kernel, rules)
+		drift, err := applyOnce(ctx, h, rules)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("applying %s rules: %w", family, err))
 			continue
 		}
-		tell(stdout, "%s: chain %s holds %d rules%s; %s\n", family, rules.Chain, len(rules.Rules), setSize(rules), written(drift))
+		tell(stdout, "%s: %s; %s\n", family, h.holds(rules), written(drift))
 	}
 	return errors.Join(errs...)
 }
 
-func setSize(rules ruleset.Ruleset) string {
-	if rules.Set == nil {
-		return ""
+// holds tells what the kernel holds for rules.
+func (h holder) holds(rules ruleset.Ruleset) string {
+	switch {
+	case h.name == nativeTable:
+		return fmt.Sprintf("table %s holds %d rules", nftables.TableName(rules.Chain), nftables.Rules(rules))
+	case rules.Set != nil:
+		return fmt.Sprintf("chain %s holds %d rules, set %s %d entries", rules.Chain, len(rules.Rules), rules.Set.Name, len(rules.Set.Entries))
+	default:
+		return fmt.Sprintf("chain %s holds %d rules", rules.Chain, len(rules.Rules))
 	}
-	return fmt.Sprintf(", set %s %d entries", rules.Set.Name, len(rules.Set.Entries))
 }
 
 // tell prints what is of use, but not worth to fail for where nobody listens.
@@ -117,29 +123,45 @@ func written(drift []iptables.Drift) string {
 }
 
 // dryRun prints what once would give iptables-restore, before it the set that the rules
-// ask, and as a comment what it would add to POSTROUTING.
+// ask, and as a comment what it would add to POSTROUTING; or else the table that it would
+// give nft. It asks nobody, so --backend=auto means iptables, as it does by default.
 func dryRun(opts options, stdout, stderr io.Writer) error {
 	c, err := load(opts, stderr)
 	if err != nil {
 		return err
 	}
+	printed := printedRules
+	if opts.mechanism == byNFTables {
+		printed = printedTable
+	}
 	for _, family := range opts.families() {
-		rules := ruleset.Build(c, family, opts.rules)
-		command := "iptables"
-		if family == ruleset.IPv6 {
-			command = "ip6tables"
+		text, err := printed(ruleset.Build(c, family, opts.rules))
+		if err == nil {
+			_, err = io.WriteString(stdout, text)
 		}
-		set := ""
-		if rules.Set != nil {
-			set = "# ipset restore\n" + rules.Set.String()
-		}
-		_, err := fmt.Fprintf(stdout, "%s# %s-restore --wait --noflush\n%s# %s --wait --table nat --append POSTROUTING %s\n",
-			set, command, rules, command, shellWords(rules.Jump))
 		if err != nil {
 			return fmt.Errorf("printing %s rules: %w", family, err)
 		}
 	}
 	return nil
+}
+
+func printedRules(rules ruleset.Ruleset) (string, error) {
+	command := "iptables"
+	if rules.Family == ruleset.IPv6 {
+		command = "ip6tables"
+	}
+	set := ""
+	if rules.Set != nil {
+		set = "# ipset restore\n" + rules.Set.String()
+	}
+	return fmt.Sprintf("%s# %s-restore --wait --noflush\n%s# %s --wait --table nat --append POSTROUTING %s\n",
+		set, command, rules, command, shellWords(rules.Jump)), nil
+}
+
+func printedTable(rules ruleset.Ruleset) (string, error) {
+	table, err := nftables.Render(rules)
+	return "# nft -f -\n" + table.String(), err
 }
 
 // shellWords joins arguments so that a shell reads them as they are.

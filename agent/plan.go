@@ -32,8 +32,8 @@ func addPlanFlags(flags *pflag.FlagSet, output *string) {
 }
 
 const planHelp = `Reads the file and this node's kernel as an agent with these flags would, and prints what it
-would change: a unified diff for each IP version and backend, in the words of iptables-save
-and ipset. Where nothing would change, nothing is printed. Nothing is written.
+would change: a unified diff for each IP version and backend, in the words of iptables-save,
+ipset and nft. Where nothing would change, nothing is printed. Nothing is written.
 
 A file that is refused would leave the last valid configuration in force, which is in
 --state-dir; without that nobody can tell from outside, since a running agent has it in memory.
@@ -78,18 +78,14 @@ func plan(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	backend, _, err := chooseBackend(ctx, opts.backend)
-	if err != nil {
-		return err
-	}
-	kernel, err := iptables.Open(backend)
+	h, err := openBackend(ctx, opts.options)
 	if err != nil {
 		return err
 	}
 	changes := planResult{Source: source, Changes: []planChange{}}
 	for _, family := range opts.families() {
 		rules := ruleset.Build(c, family, opts.rules)
-		some, err := planFamily(ctx, kernel, backend, rules, opts.configPath)
+		some, err := planFamily(ctx, h, rules, opts.configPath)
 		if err != nil {
 			return fmt.Errorf("planning %s: %w", family, err)
 		}
@@ -130,10 +126,10 @@ func planned(opts options, stderr io.Writer) (config.Config, origin, error) {
 	return effective, fromLastValid, nil
 }
 
-// planFamily compares a family in the backend of the kernel with the rules, and in the
-// others with what a takeover would remove.
-func planFamily(ctx context.Context, kernel planner, backend iptables.Backend, rules ruleset.Ruleset, source string) ([]planChange, error) {
-	have, wanted, err := kernel.Plan(ctx, rules)
+// planFamily compares a family in the backend with the rules, and elsewhere with what a
+// takeover would remove.
+func planFamily(ctx context.Context, h holder, rules ruleset.Ruleset, source string) ([]planChange, error) {
+	have, wanted, err := h.planner.Plan(ctx, rules)
 	if err != nil {
 		return nil, err
 	}
@@ -144,16 +140,16 @@ func planFamily(ctx context.Context, kernel planner, backend iptables.Backend, r
 			changes = append(changes, planChange{rules.Family.String(), string(in), diff})
 		}
 	}
-	note(backend, have, wanted)
-	for _, other := range []iptables.Backend{iptables.NFT, iptables.Legacy} {
-		if other == backend {
-			continue
+	note(h.name, have, wanted)
+	for _, former := range h.former {
+		removal, err := former.remains(ctx, rules.Family)
+		if errors.Is(err, iptables.ErrMissing) {
+			continue // nor would a takeover look there
 		}
-		former, err := iptables.RemainsAll(ctx, other, rules.Family)
 		if err != nil {
 			return nil, err
 		}
-		note(other, former.Lines, nil)
+		note(former.where, removal.Lines, nil)
 	}
 	return changes, nil
 }
@@ -167,7 +163,7 @@ type planResult struct {
 // planChange is what would change of one family in one backend.
 type planChange struct {
 	Family  string `json:"family"`  // IPv4 or IPv6
-	Backend string `json:"backend"` // nft or legacy
+	Backend string `json:"backend"` // nft, legacy, nftables or ipset
 	Diff    string `json:"diff"`    // unified
 }
 

@@ -12,58 +12,61 @@ import (
 )
 
 // successor is a kernel that takes over from the agents before it. In its own table
-// Apply does so by itself; this removes what they have left in the other backend, whose
-// rules are in force as well, once ours are in force. No transaction spans two backends, so
+// Apply does so by itself; this removes what they have left elsewhere, whose rules are in
+// force as well, once ours are in force. No transaction spans two backends, so
 // for a moment there are both: a new flow then is spared only where both spare it, that
 // is, it is treated as before or as afterwards.
 type successor struct {
-	*iptables.Kernel
+	holder
 
-	other  iptables.Backend
 	report succession
-	done   map[ruleset.Family]bool
+	done   map[placeOf]bool
 	told   map[ruleset.Family][]string // what was last told of a family
+}
+
+// placeOf is where a former agent may have left something.
+type placeOf struct {
+	family ruleset.Family
+	former int
 }
 
 // succession tells what became of the rules of former agents.
 type succession struct {
 	removed func(context.Context, iptables.Removal)
 	left    func(ctx context.Context, family ruleset.Family, why []string)
+	unseen  func(ctx context.Context, family ruleset.Family, why error) // there are no commands to look with
 }
 
-func newSuccessor(kernel *iptables.Kernel, backend iptables.Backend, report succession) *successor {
-	s := &successor{Kernel: kernel, other: iptables.Legacy, report: report, done: map[ruleset.Family]bool{}, told: map[ruleset.Family][]string{}}
-	if backend == iptables.Legacy {
-		s.other = iptables.NFT
-	}
-	return s
+func newSuccessor(h holder, report succession) *successor {
+	return &successor{holder: h, report: report, done: map[placeOf]bool{}, told: map[ruleset.Family][]string{}}
 }
 
 // Apply is that of the kernel. Failing to remove what others have left is told, tried
 // again at the next pass, and no failure: our rules are in force.
 func (s *successor) Apply(ctx context.Context, want ruleset.Ruleset) ([]ruleset.Drift, error) {
-	drift, err := s.Kernel.Apply(ctx, want)
+	drift, err := s.kernel.Apply(ctx, want)
 	if err != nil {
 		return drift, err
 	}
-	left := s.Left(want.Family)
-	if !s.done[want.Family] {
-		removal, err := iptables.RemoveAll(ctx, s.other, want.Family)
+	left := s.left(want.Family)
+	for i, former := range s.former {
+		place := placeOf{want.Family, i}
+		if s.done[place] {
+			continue
+		}
+		removal, err := former.remove(ctx, want.Family)
+		if errors.Is(err, iptables.ErrMissing) {
+			s.report.unseen(ctx, want.Family, err)
+			s.done[place] = true
+			continue
+		}
 		if len(removal.Lines) > 0 {
 			s.report.removed(ctx, removal)
 		}
 		left = append(left, removal.Left...)
-		for _, chain := range removal.Chains {
-			if chain == want.Chain {
-				continue // its sets are those of our chain
-			}
-			if _, failure := iptables.RemoveSets(want.Family, chain); failure != nil {
-				err = errors.Join(err, failure)
-			}
-		}
-		s.done[want.Family] = err == nil
+		s.done[place] = err == nil
 		if err != nil {
-			left = append(left, "what another agent may have in the backend "+string(s.other)+" stays: "+err.Error())
+			left = append(left, "what another agent may have in the backend "+string(former.where)+" stays: "+err.Error())
 		}
 	}
 	if len(left) > 0 && !slices.Equal(left, s.told[want.Family]) {
@@ -82,6 +85,9 @@ func logged(log *slog.Logger) succession {
 		left: func(ctx context.Context, family ruleset.Family, why []string) {
 			log.WarnContext(ctx, "rules of a former agent stay", "family", family.String(), "reasons", why)
 		},
+		unseen: func(ctx context.Context, family ruleset.Family, why error) {
+			log.InfoContext(ctx, "rules of a former agent not looked for", "family", family.String(), "reason", why)
+		},
 	}
 }
 
@@ -96,5 +102,6 @@ func printed(stdout, stderr io.Writer) succession {
 				tell(stderr, "agent: %s: %s\n", family, reason)
 			}
 		},
+		unseen: func(context.Context, ruleset.Family, error) {},
 	}
 }

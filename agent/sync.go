@@ -13,6 +13,7 @@ import (
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/nftables"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 )
@@ -476,11 +477,11 @@ func (s *syncer) publish(began time.Time, wait time.Duration) {
 	for _, f := range s.families {
 		right = right && f.failure == ""
 		drift := map[ruleset.Drift]int{}
-		for _, kind := range iptables.Drifts() {
+		for _, kind := range drifts() {
 			drift[kind] = f.drifts[kind]
 		}
 		now.families = append(now.families, familyStatus{
-			version: f.version, verifiedAt: f.verifiedAt, failure: f.failure, rules: f.rules(), setEntries: f.setEntries(), drift: drift,
+			version: f.version, verifiedAt: f.verifiedAt, failure: f.failure, rules: s.rules(f), setEntries: s.setEntries(f), drift: drift,
 		})
 	}
 	if right && (now.applied == nil || now.applied.digest != now.inForce.digest) {
@@ -494,15 +495,25 @@ func (s *syncer) publish(began time.Time, wait time.Duration) {
 	s.status.Store(now)
 }
 
-// rules is how many the kernel is to hold, the jump included.
-func (f *family) rules() int { return len(f.want.Rules) + 1 }
-
-// setEntries is how many the set has that the kernel is to hold; 0 without a set.
-func (f *family) setEntries() int {
-	if f.want.Set == nil {
-		return 0
+// rules is how many the kernel is to hold of a family, the jump included.
+func (s *syncer) rules(f *family) int {
+	if s.about.backend == string(nativeTable) {
+		return nftables.Rules(f.want)
 	}
-	return len(f.want.Set.Entries)
+	return len(f.want.Rules) + 1
+}
+
+// setEntries is how many the set of a family has that the kernel is to hold; 0 without a
+// set.
+func (s *syncer) setEntries(f *family) int {
+	switch {
+	case s.about.backend == string(nativeTable):
+		return nftables.Elements(f.want)
+	case f.want.Set == nil:
+		return 0
+	default:
+		return len(f.want.Set.Entries)
+	}
 }
 
 // fileStatus is what the last reading was like; the worst problems come first.

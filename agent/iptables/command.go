@@ -26,6 +26,9 @@ const (
 	maxErrorText    = 4 << 10                                      // bytes
 )
 
+// ErrMissing is that there are no commands of a backend.
+var ErrMissing = exec.ErrNotFound
+
 // tools are the commands of one backend and family, as paths.
 type tools struct{ main, restore, save string }
 

@@ -83,11 +83,20 @@ func (n node) inspect(tb testing.TB, want ruleset.Ruleset) (drift []ruleset.Drif
 	return drift
 }
 
-func (n node) remove(tb testing.TB, chain string) {
+// remove removes the tables of a chain, of both families.
+func (n node) remove(tb testing.TB, chain string) (removed []string) {
 	tb.Helper()
-	if err := n.Do(func() error { return n.kernel.Remove(tb.Context(), chain) }); err != nil {
-		tb.Fatalf("removing: %v", err)
+	for _, family := range families() {
+		err := n.Do(func() error {
+			names, err := n.kernel.Remove(tb.Context(), family, chain)
+			removed = append(removed, names...)
+			return err
+		})
+		if err != nil {
+			tb.Fatalf("removing: %v", err)
+		}
 	}
+	return removed
 }
 
 // holds checks that nftables holds want and nothing else, in the words that we render.
@@ -228,7 +237,9 @@ func TestOthersAreLeftAlone(t *testing.T) {
 			if diff := cmp.Diff(alone, n.state(t)); diff != "" {
 				t.Errorf("after removing ours (-before +after):\n%s", diff)
 			}
-			n.remove(t, "IP-MASQ-AGENT") // twice is once
+			if removed := n.remove(t, "IP-MASQ-AGENT"); len(removed) > 0 { // twice is once
+				t.Errorf("the second time %q were removed", removed)
+			}
 			if diff := cmp.Diff(alone, n.state(t)); diff != "" {
 				t.Errorf("after removing ours again (-before +after):\n%s", diff)
 			}
@@ -236,13 +247,14 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	}
 }
 
-func TestRemoveTakesBothFamilies(t *testing.T) {
+func TestAfterRemove(t *testing.T) {
 	n := newNode(t, ruleset.IPv4)
 	for _, family := range families() {
 		n.apply(t, ruleset.Build(config.Default(), family, plainOptions()))
 	}
-	n.kernel = Open()
-	n.remove(t, "IP-MASQ-AGENT")
+	if diff := cmp.Diff([]string{"ip-masq-guard-IP-MASQ-AGENT", "ip-masq-guard-IP-MASQ-AGENT"}, n.remove(t, "IP-MASQ-AGENT")); diff != "" {
+		t.Errorf("removed differs (-want +got):\n%s", diff)
+	}
 	if text := n.text(t); text != "" {
 		t.Errorf("left is:\n%s", text)
 	}

@@ -135,41 +135,45 @@ func (k *Kernel) Apply(ctx context.Context, want ruleset.Ruleset) ([]ruleset.Dri
 	return drift, nil
 }
 
-// Remove deletes the tables that stand for a chain, of both families, with all that is
-// in them. Where there are none it does nothing.
-func (k *Kernel) Remove(ctx context.Context, chain string) error {
-	var errs []error
-	for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
-		_, err := k.remove(ctx, family, func(name string) bool { return name == TableName(chain) })
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+// Remove deletes the table of a family that stands for a chain, with all that is in it, and
+// returns its name. Where there is none it does nothing.
+func (k *Kernel) Remove(ctx context.Context, family ruleset.Family, chain string) ([]string, error) {
+	return k.remove(ctx, family, func(name string) bool { return name == TableName(chain) })
 }
 
 // RemoveFormer deletes the tables of a family that an agent with another chain has left,
 // and returns their names. With an empty chain all go that stand for any.
 func (k *Kernel) RemoveFormer(ctx context.Context, family ruleset.Family, chain string) ([]string, error) {
-	return k.remove(ctx, family, func(name string) bool { return chain == "" || name != TableName(chain) })
+	return k.remove(ctx, family, isFormer(chain))
 }
 
-// Remaining are the tables of a family that Remove would delete.
+// Former are the tables that RemoveFormer would delete.
+func (k *Kernel) Former(ctx context.Context, family ruleset.Family, chain string) ([]string, error) {
+	return k.present(ctx, family, isFormer(chain))
+}
+
+// Remaining are the tables that Remove would delete.
 func (k *Kernel) Remaining(ctx context.Context, family ruleset.Family, chain string) ([]string, error) {
+	return k.present(ctx, family, func(name string) bool { return name == TableName(chain) })
+}
+
+func isFormer(chain string) func(name string) bool {
+	return func(name string) bool { return chain == "" || name != TableName(chain) }
+}
+
+func (k *Kernel) present(ctx context.Context, family ruleset.Family, goes func(name string) bool) ([]string, error) {
 	names, err := k.tables[family].names(ctx)
-	return slices.DeleteFunc(names, func(name string) bool { return name != TableName(chain) }), err
+	return slices.DeleteFunc(names, func(name string) bool { return !goes(name) }), err
 }
 
 func (k *Kernel) remove(ctx context.Context, family ruleset.Family, goes func(name string) bool) ([]string, error) {
-	t := k.tables[family]
-	names, err := t.names(ctx)
+	names, err := k.present(ctx, family, goes)
 	if err != nil {
 		return nil, err
 	}
 	var removed []string
 	for _, name := range names {
-		if !goes(name) {
-			continue
-		}
-		if err := t.remove(ctx, name); err != nil {
+		if err := k.tables[family].remove(ctx, name); err != nil {
 			return removed, fmt.Errorf("removing table %s %s: %w", familyName(family), name, err)
 		}
 		removed = append(removed, name)
@@ -437,7 +441,7 @@ func (t *table) steps(want Table, found content) []step {
 		func(way *knftables.Transaction) { addSet(way, want, keptSet, kept) },
 		func(way *knftables.Transaction) {
 			rewrite(way, want, found, &knftables.Rule{
-				Chain: baseChain, Rule: want.protocol() + " daddr @" + keptSet + " return",
+				Chain: BaseChain, Rule: want.protocol() + " daddr @" + keptSet + " return",
 			})
 		},
 		// Not in one, since nft compares what is added with what is there.
@@ -458,7 +462,7 @@ func (t *table) strange(want Table, found content) bool {
 	for block, lines := range found.shape {
 		switch {
 		case block == setBlock && !slices.Equal(lines, want.setHead()),
-			block == chainPrefix+baseChain && (len(lines) == 0 || lines[0] != chainHead),
+			block == chainPrefix+BaseChain && (len(lines) == 0 || lines[0] != chainHead),
 			!strings.HasPrefix(block, setPrefix) && !strings.HasPrefix(block, chainPrefix):
 			return true
 		}
@@ -483,9 +487,9 @@ func (t *table) rebuild(want Table) step {
 func rewrite(way *knftables.Transaction, want Table, found content, first *knftables.Rule) {
 	for _, chain := range want.Chains {
 		made := &knftables.Chain{Name: chain.Name}
-		if chain.Name == baseChain {
+		if chain.Name == BaseChain {
 			made.Type, made.Hook = new(knftables.NATType), new(knftables.PostroutingHook)
-			made.Priority, made.Policy = new(knftables.BaseChainPriority(strconv.Itoa(priority))), new(knftables.AcceptPolicy)
+			made.Priority = new(knftables.BaseChainPriority(strconv.Itoa(Priority))) // the policy is accept where none is said
 		}
 		way.Add(made)
 		way.Flush(&knftables.Chain{Name: chain.Name})

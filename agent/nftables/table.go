@@ -16,7 +16,7 @@ import (
 // Names in a table of ours.
 const (
 	tablePrefix    = "ip-masq-guard-"
-	baseChain      = "postrouting"
+	BaseChain      = "postrouting"  // hooked by Priority
 	interfaceChain = "by-interface" // for more than one interface
 	sourceChain    = "by-source"    // for more than one source
 	sparedSet      = "spared"
@@ -29,7 +29,7 @@ const (
 // started last. One more, and ours is asked when all of them have been, as the jump of
 // the iptables form is, which is appended.
 const (
-	priority  = 101
+	Priority  = 101
 	chainHead = "type nat hook postrouting priority srcnat + 1; policy accept;"
 )
 
@@ -69,6 +69,11 @@ func TableName(chain string) string {
 	return b.String()
 }
 
+// FullName is the table of a family that stands for a chain: "ip ip-masq-guard-IP-MASQ-AGENT".
+func FullName(family ruleset.Family, chain string) string {
+	return familyName(family) + " " + TableName(chain)
+}
+
 // Render computes the table of a Ruleset. An interval set knows no longest prefix, so
 // the ranges of the set spared are those that are left of the list without its
 // exceptions. The chain, which is for the iptables form, gives the table its name.
@@ -77,8 +82,35 @@ func Render(want ruleset.Ruleset) (Table, error) {
 	if err != nil {
 		return Table{}, fmt.Errorf("rendering what is spared: %w", err)
 	}
-	t := Table{Family: want.Family, Name: TableName(want.Chain), Spared: spared.Ranges()}
-	t.begin(baseChain)
+	t, err := renderRules(want)
+	t.Spared = spared.Ranges()
+	return t, err
+}
+
+// Rules is how many rules the table of a Ruleset has.
+func Rules(want ruleset.Ruleset) int {
+	count := 0
+	if t, err := renderRules(want); err == nil {
+		for _, chain := range t.Chains {
+			count += len(chain.Rules)
+		}
+	}
+	return count
+}
+
+// Elements is how many elements the set of a Ruleset has.
+func Elements(want ruleset.Ruleset) int {
+	spared, err := want.SparedSet()
+	if err != nil {
+		return 0
+	}
+	return len(spared.Ranges())
+}
+
+// renderRules computes the table but for the elements of its set.
+func renderRules(want ruleset.Ruleset) (Table, error) {
+	t := Table{Family: want.Family, Name: TableName(want.Chain)}
+	t.begin(BaseChain)
 	t.add("fib daddr type local return", localComment)
 	t.add(t.protocol()+" daddr @"+sparedSet+" return", ruleset.SparedComment)
 	t.only("oifname", interfaceNames(want.Interfaces), interfaceChain, ruleset.InterfaceComment)
@@ -216,7 +248,7 @@ func (t *Table) setHead() []string { return []string{"type " + t.setType(), "fla
 
 // lines are what nft prints of a chain.
 func (c Chain) lines() []string {
-	if c.Name == baseChain {
+	if c.Name == BaseChain {
 		return append([]string{chainHead}, c.Rules...)
 	}
 	return c.Rules

@@ -265,6 +265,9 @@ func TestImages(t *testing.T) {
 				t.Errorf("%s --version prints %q", command, got)
 			}
 		}
+		if got := in(t, root, 0, "/usr/sbin/nft", "--version"); !strings.HasPrefix(got, "nftables v1.") {
+			t.Errorf("nft --version prints %q", got)
+		}
 		// Help of an extension loads it, and what it is linked with.
 		for _, extension := range []string{"addrtype", "comment", "set", "connlabel", "statistic"} {
 			in(t, root, 0, "/usr/sbin/iptables-nft", "-m", extension, "--help")
