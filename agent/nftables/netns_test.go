@@ -405,6 +405,22 @@ func TestInPlace(t *testing.T) {
 	}
 }
 
+// TestManyChanges goes the way of lists that have little in common, to and fro.
+func TestManyChanges(t *testing.T) {
+	n := newNode(t, ruleset.IPv4)
+	var few, many config.Config
+	for i := range 2 * maxInPlace {
+		address := netip.AddrFrom4([4]byte{10, byte(i >> 6), byte(i << 2), 0})
+		few.NonMasquerade = append(few.NonMasquerade, netip.PrefixFrom(address, 24))
+		many.NonMasquerade = append(many.NonMasquerade, netip.PrefixFrom(address, 23))
+	}
+	for _, c := range []config.Config{few, many, {}, many, few} {
+		want := ruleset.Build(c, n.family, plainOptions())
+		n.apply(t, want)
+		n.holds(t, want)
+	}
+}
+
 // TestKilledInTheMidst: what is left of a change in steps is taken away.
 func TestKilledInTheMidst(t *testing.T) {
 	n := newNode(t, ruleset.IPv4)

@@ -427,6 +427,9 @@ func (t *table) steps(want Table, found content) []step {
 		steps, rewritten, found = append(steps, finish), true, content{}
 	}
 	deleted, added := difference(held, want.Spared)
+	if len(deleted)+len(added) > maxInPlace {
+		return append(steps, t.exchange(want, found)...)
+	}
 	kept := common(deleted, added)
 	if len(kept) == 0 {
 		if len(deleted)+len(added) > 0 {
@@ -451,6 +454,36 @@ func (t *table) steps(want Table, found content) []step {
 			rewrite(way, want, content{}, nil)
 			way.Delete(&knftables.Set{Name: keptSet})
 		})
+}
+
+// maxInPlace bounds how many elements are changed in a set: nft takes the longer for each,
+// the more there are.
+const maxInPlace = 256
+
+// exchange are the steps by which the whole set is made anew, since two cannot have one
+// name: the rules ask another one meanwhile.
+func (t *table) exchange(want Table, found content) []step {
+	meanwhile := want
+	meanwhile.Chains = nil
+	for _, chain := range want.Chains {
+		rules := make([]string, len(chain.Rules))
+		for i, rule := range chain.Rules {
+			rules[i] = strings.Replace(rule, " @"+sparedSet+" ", " @"+keptSet+" ", 1)
+		}
+		meanwhile.Chains = append(meanwhile.Chains, Chain{chain.Name, rules})
+	}
+	return []step{
+		func(way *knftables.Transaction) { addSet(way, want, keptSet, want.Spared) },
+		func(way *knftables.Transaction) {
+			rewrite(way, meanwhile, found, nil)
+			way.Delete(&knftables.Set{Name: sparedSet})
+		},
+		func(way *knftables.Transaction) { addSet(way, want, sparedSet, want.Spared) },
+		func(way *knftables.Transaction) {
+			rewrite(way, want, content{}, nil)
+			way.Delete(&knftables.Set{Name: keptSet})
+		},
+	}
 }
 
 // strange tells that the table has what cannot be mended in it: neither chains nor sets,
