@@ -1,3 +1,5 @@
+//go:build !windows
+
 package main
 
 import (
@@ -16,8 +18,7 @@ import (
 )
 
 const (
-	defaultChain      = "IP-MASQ-AGENT"             // the upstream agent's
-	defaultConfigPath = "/etc/config/ip-masq-agent" // where upstream manifests mount it
+	defaultChain = "IP-MASQ-AGENT" // the upstream agent's
 
 	// The agent shares its node's ports. 9178 lies outside what kubelet, kube-proxy
 	// and the control plane use (102xx), the usual network plugins (909x, 42xx, 98xx,
@@ -77,11 +78,7 @@ func (o options) families() []ruleset.Family {
 	return []ruleset.Family{ruleset.IPv4}
 }
 
-// usageError is a call that can never work, so it is worth telling apart from a
-// node on which it does not work now.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
+func (o options) inputs() inputs { return inputs{o.configPath, o.configDir, o.labelsPath} }
 
 // parseFlags reads and checks the command line. A usageError tells everything that
 // is wrong, a line each.
@@ -221,21 +218,6 @@ func addIgnored(flags *pflag.FlagSet) {
 	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})
-}
-
-// twoDashes writes -flag as --flag: the upstream agent takes both.
-func twoDashes(args []string) []string {
-	written := make([]string, 0, len(args))
-	for i, arg := range args {
-		if arg == "--" {
-			return append(written, args[i:]...)
-		}
-		if name, _, _ := strings.Cut(arg, "="); len(arg) > 1 && arg[0] == '-' && arg[1] != '-' && name != "-h" && name != "-o" {
-			arg = "-" + arg
-		}
-		written = append(written, arg)
-	}
-	return written
 }
 
 // check turns texts into values and tells what cannot work.

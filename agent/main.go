@@ -1,3 +1,5 @@
+//go:build !windows
+
 // Command agent holds the masquerade rules of one node: it reads the mounted
 // ip-masq-agent configuration, keeps the last valid one in force while the file is
 // bad, and heals the kernel when its rules drift. It is a drop-in for the upstream
@@ -20,11 +22,6 @@ import (
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 )
-
-// version is set by the linker: -X main.version=v1.2.3.
-var version = unversioned
-
-const unversioned = "dev"
 
 // Settings for a program that rests all day, lives on every node, however many
 // processors that has, and does one thing at a time. The environment variables
@@ -172,25 +169,4 @@ func kernelVersion() string {
 		return ""
 	}
 	return strings.TrimSpace(string(release))
-}
-
-// buildVersion is what the linker was told, or else what the Go command knew: the
-// version of the module, or the commit.
-func buildVersion() string {
-	if version != unversioned {
-		return version
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return version
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			return unversioned + "-" + setting.Value
-		}
-	}
-	return version
 }

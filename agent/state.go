@@ -202,11 +202,3 @@ func writeSynced(path string, content []byte) error {
 	_, err = f.Write(content)
 	return errors.Join(err, f.Sync(), f.Close())
 }
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the folder it is told to use
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}

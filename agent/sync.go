@@ -1,3 +1,5 @@
+//go:build !windows
+
 package main
 
 import (
@@ -19,21 +21,6 @@ import (
 )
 
 const (
-	// A change of the file is acted on when it has been quiet for so long, since an
-	// editor may truncate the file before it writes it; but a stream of changes does
-	// not put the first one off for longer than patience.
-	quiet    = 10 * time.Millisecond
-	patience = 10 * quiet
-
-	// After a failure of the kernel the agent tries again in firstRetry, and then in
-	// twice the time, up to lastRetry or the configuration's own interval.
-	firstRetry = time.Second
-	lastRetry  = 30 * time.Second
-
-	// maxTold bounds how many problems of one text are logged and shown; metrics count
-	// them all.
-	maxTold = 20
-
 	// applyTimeout bounds one family's turn. Waiting for the xtables lock is the
 	// longest part of it; what is under way at a SIGTERM is finished within a
 	// pod's usual grace of 30 seconds.

@@ -47,8 +47,6 @@ type inputs struct {
 	labels  string // the file of node labels, which is looked at by name only; may be empty
 }
 
-func (o options) inputs() inputs { return inputs{o.configPath, o.configDir, o.labelsPath} }
-
 // folder is what is watched by notifications.
 func (w inputs) folder() string {
 	if w.several != "" {

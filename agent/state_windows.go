@@ -1,0 +1,4 @@
+package main
+
+// syncDir does nothing: Windows knows no such thing for a directory.
+func syncDir(string) error { return nil }
