@@ -24,13 +24,12 @@ type keptFile struct {
 // observeDirectory is observe for several files. Each is judged by itself: for one that
 // is refused, its own last valid text counts, and the others are in force as they are.
 func (s *syncer) observeDirectory(ctx context.Context, now reading) {
-	first := s.seen == nil
 	s.seen = &now
 	s.problems = nil
 	switch {
 	case now.failure != "":
 		s.problems = now.judge(s.opts.config).problems
-		s.refuseAll(ctx, first)
+		s.refuseAll(ctx)
 		return
 	case now.missing:
 		s.log.InfoContext(ctx, "no configuration file, so the defaults are in force", "config", s.opts.configDir, "prefix", filePrefix)
@@ -74,10 +73,11 @@ func (s *syncer) observeDirectory(ctx context.Context, now reading) {
 	s.enforce(inForce{inForceName: inForceName{digest: s.digestOf(inOrder), origin: from}, whole: merged})
 }
 
-// refuseAll keeps what is in force when the directory cannot be read.
-func (s *syncer) refuseAll(ctx context.Context, first bool) {
-	if first {
-		s.enforce(s.defaults())
+// refuseAll keeps what is in force when the directory cannot be read; at the start that is
+// what was kept.
+func (s *syncer) refuseAll(ctx context.Context) {
+	if s.force.origin == "" {
+		s.enforce(s.fallbackFiles(ctx))
 	}
 	if s.force.origin == fromFile {
 		s.force.origin = fromLastValid
@@ -85,6 +85,26 @@ func (s *syncer) refuseAll(ctx context.Context, first bool) {
 	s.metrics.judged(s.problems)
 	s.log.ErrorContext(ctx, "configuration directory cannot be read", "config", s.opts.configDir, "inForce", s.force.origin)
 	s.logProblems(ctx, s.problems)
+}
+
+// fallbackFiles is fallback for several files.
+func (s *syncer) fallbackFiles(ctx context.Context) inForce {
+	names, err := s.store.several()
+	if err != nil {
+		s.log.WarnContext(ctx, "last valid configuration ignored", "error", err)
+	}
+	parts := map[string]keptFile{}
+	var inOrder []config.Part
+	for _, name := range names {
+		if kept, ok := s.lastValid(ctx, name); ok {
+			parts[name], inOrder = kept, append(inOrder, kept.part)
+		}
+	}
+	if s.parts = parts; len(parts) == 0 {
+		return s.defaults()
+	}
+	merged, _ := config.Merge(inOrder, s.opts.config)
+	return inForce{inForceName: inForceName{digest: s.digestOf(inOrder), origin: fromLastValid}, whole: merged}
 }
 
 // part reads one of the files.

@@ -150,6 +150,13 @@ func TestDirectoryAfterRestart(t *testing.T) {
 		if got, want := d.wrote(), []string{"IPv4 169.254.0.0/16 10.1.0.0/16 10.2.0.0/16"}; !slices.Equal(got, want) {
 			t.Errorf("after a restart the kernel holds %v, want %v", got, want)
 		}
+		unreadable := opts
+		unreadable.configDir = filepath.Join(opts.configDir, "ip-masq-a") // a file
+		d = newDirectory(t, unreadable)
+		d.syncer.pass(t.Context())
+		if got, want := d.wrote(), []string{"IPv4 169.254.0.0/16 10.1.0.0/16 10.2.0.0/16"}; !slices.Equal(got, want) {
+			t.Errorf("with a directory that cannot be read the kernel holds %v, want %v", got, want)
+		}
 		removed, err := (&store{dir: opts.stateDir}).purge()
 		if left, _ := os.ReadDir(opts.stateDir); err != nil || len(removed) != 2 || len(left) > 0 {
 			t.Errorf("cleanup removes %v, %v, and leaves %v", removed, err, left)
