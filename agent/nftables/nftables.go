@@ -74,8 +74,8 @@ func (*Kernel) Version(ctx context.Context) string {
 		return ""
 	}
 	version, err := query(ctx, nft, func(output io.Reader) (string, error) {
-		text, err := io.ReadAll(io.LimitReader(output, maxLine))
-		return strings.TrimSpace(string(text)), err
+		text, failure := io.ReadAll(io.LimitReader(output, maxLine))
+		return strings.TrimSpace(string(text)), failure
 	}, "--version")
 	if err != nil {
 		return ""
@@ -335,7 +335,7 @@ func (t *table) write(ctx context.Context, want Table, found content) error {
 	}
 	// This is our table in other words, or somebody has changed it meanwhile. Only
 	// words come back when it is written again.
-	if err := t.run(ctx, t.rebuild(want)); err != nil {
+	if err = t.run(ctx, t.rebuild(want)); err != nil {
 		return err
 	}
 	again, err := t.readBack(ctx, want.Name)
