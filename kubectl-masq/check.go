@@ -133,13 +133,9 @@ func judge(ctx context.Context, opts checkOptions, given func(flag string) bool,
 	if err != nil {
 		return nil, policy.Decision{}, err
 	}
-	var sources []policy.Source
-	for _, directory := range opts.policyDirs {
-		var found []policy.Source
-		if found, err = policy.ReadSources(directory); err != nil {
-			return nil, policy.Decision{}, err
-		}
-		sources = append(sources, found...)
+	sources, err := readRules(opts.policyDirs)
+	if err != nil {
+		return nil, policy.Decision{}, err
 	}
 	input, err := opts.read(opts.file, stdin)
 	if err != nil {

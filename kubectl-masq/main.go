@@ -55,12 +55,12 @@ func run(ctx context.Context, args []string, std streams) int {
 		},
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.CompletionOptions.DisableDefaultCmd = true // a kubectl plugin is completed by kubectl
 	root.SetIn(std.in)
 	root.SetOut(std.out)
 	root.SetErr(std.err)
 	root.SetArgs(args)
-	root.AddCommand(checkCommand(std), explainCommand(std), diffCommand(std), mapCommand(std), exportCommand(std), versionCommand(std))
+	root.AddCommand(checkCommand(std), explainCommand(std), diffCommand(std), mapCommand(std), exportCommand(std),
+		testCommand(std), newCommand(std), evalCommand(std), schemaCommand(std), capabilitiesCommand(std), versionCommand(std))
 	switch err := root.ExecuteContext(ctx); {
 	case err == nil:
 		return exitApproved

@@ -132,7 +132,7 @@ func (e *entry) findings(value ast.Value, d *document) []Finding {
 
 // finding reads one violation: a message, or an object with one.
 func (e *entry) finding(value ast.Value, d *document) Finding {
-	f := Finding{Rule: e.rule, Action: e.action, Docs: e.docs, Key: ConfigKey, fixed: e.fixed}
+	f := Finding{Rule: e.rule, Action: e.action, Docs: e.docs, Key: ConfigKey, fixed: e.fixed, custom: !e.builtin}
 	switch value := value.(type) {
 	case ast.String:
 		f.Message = string(value)
@@ -215,6 +215,7 @@ func (e *entry) failed(why string) Finding {
 		Docs:    e.docs,
 		Failed:  true,
 		fixed:   e.fixed,
+		custom:  !e.builtin,
 		failing: e.place,
 		Message: cut(oneLine(fmt.Sprintf("the rule at %s failed: %s", placeOf(e.place), why)), maxTextRunes),
 		Hint:    "the write is not to blame; tell those who maintain the rule",

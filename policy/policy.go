@@ -74,9 +74,13 @@ type Finding struct {
 	Failed   bool   // the rule itself failed (Message names file and line); the write is not to blame
 
 	code    config.Code   // of the Problem that it tells of; may be empty
+	custom  bool          // the rule is not built in
 	fixed   bool          // params do not change the action
 	failing *ast.Location // of the rule that failed; else nil
 }
+
+// Custom tells that the finding is of a rule which is not built in.
+func (f Finding) Custom() bool { return f.custom }
 
 // Decision is the verdict on a Request, with everything an author is told.
 type Decision struct {

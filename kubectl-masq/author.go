@@ -1,0 +1,252 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ip-masq-guard/ip-masq-guard/policy"
+)
+
+func schemaCommand(std streams) *cobra.Command {
+	return &cobra.Command{
+		Use:     "schema",
+		Short:   "Print the JSON Schema of what rules are given",
+		Long:    "Print the JSON Schema of the input of rules, version 1, as opa check --schema reads it.",
+		Example: "  kubectl masq schema > input.json && opa check --strict --schema input.json rules/",
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return tell(std.out, string(policy.Schema())) },
+	}
+}
+
+func capabilitiesCommand(std streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "capabilities",
+		Short: "Print the language that rules are written in",
+		Long: `Print the language that rules are written in, as opa check --capabilities and opa test --capabilities
+read it: functions that reach the network, read the clock or cannot be stopped in time are left out.`,
+		Example: "  kubectl masq capabilities > capabilities.json && opa test --capabilities capabilities.json rules/",
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return tell(std.out, string(policy.Capabilities())) },
+	}
+}
+
+const newRuleHelp = `Write a rule to begin with: NAME.rego, its tests NAME_test.rego, and a configuration with what the rule
+finds in it, testdata/NAME.yaml. All three work as they are: kubectl masq test tries them.`
+
+func newCommand(std streams) *cobra.Command {
+	var team, directory string
+	rule := &cobra.Command{
+		Use:     "rule NAME",
+		Short:   "Write a rule with its tests",
+		Long:    newRuleHelp,
+		Example: "  kubectl masq new rule no-public --team payments --dir rules && kubectl masq test rules",
+		Args:    oneArgument("a name such as no-public"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return newRule(args[0], team, directory, std)
+		},
+	}
+	rule.Flags().StringVar(&team, "team", "", "`name` of the package below ipmasq; findings are called TEAM/NAME")
+	rule.Flags().StringVar(&directory, "dir", ".", "`directory` to write to, made where it is missing")
+	command := &cobra.Command{
+		Use: "new", Short: "Write something to begin with", Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			_ = command.Help() // writes to std.out, whose errors show at the next write
+			return errors.New("what is to be written is missing: rule")
+		},
+	}
+	command.AddCommand(rule)
+	return command
+}
+
+var (
+	ruleName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	teamName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+)
+
+// skeleton are the files of a new rule by their suffix; RULE and TEAM stand for the names.
+//
+//nolint:gochecknoglobals // a constant in all but the language
+var skeleton = []struct{ path, text string }{
+	{"RULE.rego", `# METADATA
+# title: No public ranges
+# description: Say here why, for those who are denied.
+package ipmasq.TEAM
+
+# Each range of the list that lies outside of the private ones. Mend the condition, the
+# message and the hint; input is what kubectl masq schema describes.
+deny contains v if {
+	some range in input.config.nonMasqueradeCIDRs
+	not _private(range.cidr)
+	v := {
+		"rule": "RULE",
+		"path": range.path,
+		"msg": $"{range.cidr} is a public range",
+		"hint": "spare private ranges only",
+	}
+}
+
+_private(cidr) if {
+	some private in ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
+	net.cidr_contains(private, cidr)
+}
+`},
+	{"RULE_test.rego", `package ipmasq.TEAM_test
+
+import data.ipmasq.TEAM
+
+_config(cidr) := {"config": {"nonMasqueradeCIDRs": [{"cidr": cidr, "path": "nonMasqueradeCIDRs[0]"}]}}
+
+test_allow_private if {
+	TEAM.deny == set() with input as _config("10.1.0.0/16")
+}
+
+test_deny_public if {
+	some v in TEAM.deny with input as _config("8.8.8.0/24")
+	v.path == "nonMasqueradeCIDRs[0]"
+}
+
+# A text that does not load has no configuration, and is denied anyway.
+test_missing_config if {
+	TEAM.deny == set() with input as {"config": null}
+}
+`},
+	{"testdata/RULE.yaml", `# A configuration, and what the rules of this folder find in it: nothing less and nothing more.
+config: |
+  nonMasqueradeCIDRs:
+    - 10.0.0.0/8
+    - 8.8.8.0/24
+expect:
+  - {rule: TEAM/RULE, action: deny, path: "nonMasqueradeCIDRs[1]", message: public range}
+`},
+}
+
+// newRule writes the skeleton. It overwrites nothing.
+func newRule(name, team, directory string, std streams) error {
+	switch {
+	case !ruleName.MatchString(name):
+		return fmt.Errorf("%q is no name of a rule; write small letters, digits and hyphens, as in no-public", name)
+	case team == "":
+		return errors.New("--team is missing: the package below ipmasq, as in payments")
+	case !teamName.MatchString(team):
+		return fmt.Errorf("--team %q: write small letters, digits and _, a letter first", team)
+	}
+	names := strings.NewReplacer("RULE", name, "TEAM", team)
+	for _, file := range skeleton {
+		path := filepath.Join(directory, names.Replace(file.path))
+		if _, err := os.Lstat(path); err == nil {
+			return fmt.Errorf("%s is there already, so nothing was written", path)
+		}
+	}
+	for _, file := range skeleton {
+		path := filepath.Join(directory, names.Replace(file.path))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // rules are no secret
+			return fmt.Errorf("making a directory: %w", err)
+		}
+		if err := os.WriteFile(path, []byte(names.Replace(file.text)), 0o644); err != nil { //nolint:gosec // as above
+			return fmt.Errorf("writing a rule: %w", err)
+		}
+		if err := tell(std.out, "wrote "+printable(path)+"\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// evalOptions are the flags of eval.
+type evalOptions struct {
+	manifestOptions
+	rangeOptions
+	file       string
+	params     string
+	policyDirs []string
+	explain    bool
+}
+
+const evalHelp = `Evaluate one rule on a configuration and print what it gives; --explain prints each step of it.
+
+Exit codes: 0 evaluated; 2 wrong usage, or input, params or rules that cannot be read.`
+
+func evalCommand(std streams) *cobra.Command {
+	var opts evalOptions
+	command := &cobra.Command{
+		Use:     "eval RULE -f FILE",
+		Short:   "Evaluate one rule, step by step",
+		Long:    evalHelp,
+		Example: "  kubectl masq eval payments --policy-dir rules -f ip-masq-agent.yaml --explain",
+		Args:    oneArgument("a rule, or the package of custom rules"),
+		RunE: func(command *cobra.Command, args []string) error {
+			return eval(command, opts, args[0], std)
+		},
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
+	flags.BoolVar(&opts.explain, "explain", false, "print each step")
+	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")
+	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
+	opts.rangeOptions.add(flags)
+	opts.manifestOptions.add(flags)
+	return command
+}
+
+func eval(command *cobra.Command, opts evalOptions, rule string, std streams) error {
+	if opts.file == "" {
+		return errors.New("-f is missing: name a manifest, or - for standard input")
+	}
+	params, err := readParams(opts.params)
+	if err != nil {
+		return err
+	}
+	known, err := opts.readRanges(params, command.Flags().Changed)
+	if err != nil {
+		return err
+	}
+	sources, err := readRules(opts.policyDirs)
+	if err != nil {
+		return err
+	}
+	document, err := opts.read(opts.file, std.in)
+	if err != nil {
+		return err
+	}
+	engine, err := policy.New(command.Context(), params, sources)
+	if err != nil {
+		return err
+	}
+	traces, err := engine.Trace(command.Context(), policy.Request{
+		Operation: policy.Create, Namespace: document.configMap.Namespace, Name: document.configMap.Name, Time: time.Now(), Object: document.configMap,
+	}, policy.NewCluster(known.node, known.pod, known.service), rule)
+	if err != nil {
+		return err
+	}
+	for _, trace := range traces {
+		text := fmt.Sprintf("%s (%s) = %s\n", trace.Set, trace.Place, trace.Result)
+		if opts.explain {
+			text += trace.Steps + "\n"
+		}
+		if err := tell(std.out, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readRules reads the custom rules of some directories.
+func readRules(directories []string) ([]policy.Source, error) {
+	var sources []policy.Source
+	for _, directory := range directories {
+		found, err := policy.ReadSources(directory)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, found...)
+	}
+	return sources, nil
+}
