@@ -518,6 +518,7 @@ func TestCustomRules(t *testing.T) {
 		Hint:     "leave 198.51.100.0/24 out",
 		Docs:     "https://example.com/payments",
 		Details:  map[string]any{"partner": "198.51.100.0/24"},
+		custom:   true,
 	}}
 	if diff := cmp.Diff(want, d.Findings, cmp.AllowUnexported(Finding{})); diff != "" {
 		t.Errorf("findings differ (-want +got):\n%s", diff)
