@@ -109,10 +109,10 @@ func (o *cleanupOptions) clear(ctx context.Context, stdout io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
 	defer cancel()
 	way, removed := removing(), "removed"
-	clear := (&store{dir: o.stateDir}).purge
+	files := (&store{dir: o.stateDir}).purge
 	if o.dryRun {
 		way, removed = looking(), "would remove"
-		clear = (&store{dir: o.stateDir}).files
+		files = (&store{dir: o.stateDir}).files
 	}
 	nothing := true
 	errs := []error{removeRules(ctx, o.chain, way, func(r iptables.Removal) {
@@ -122,12 +122,12 @@ func (o *cleanupOptions) clear(ctx context.Context, stdout io.Writer) error {
 			tell(stdout, "  %s\n", line)
 		}
 	})}
-	files, err := clear()
-	for _, file := range files {
+	found, err := files()
+	for _, file := range found {
 		tell(stdout, "%s %s\n", removed, file)
 	}
 	err = errors.Join(append(errs, err)...)
-	if err == nil && nothing && len(files) == 0 {
+	if err == nil && nothing && len(found) == 0 {
 		tell(stdout, "nothing of an agent is there\n")
 	}
 	return err

@@ -70,7 +70,7 @@ func plan(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	opts.options = parsed
 	switch {
 	case opts.help:
-		_, err := fmt.Fprintf(stdout, planHelp, own.FlagUsages())
+		_, err = fmt.Fprintf(stdout, planHelp, own.FlagUsages())
 		return err
 	case opts.output != "diff" && opts.output != "json":
 		return usageError{fmt.Errorf("plan: --output=%q: unknown format; write diff or json", opts.output)}

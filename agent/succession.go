@@ -65,6 +65,11 @@ func (s *successor) Apply(ctx context.Context, want ruleset.Ruleset) ([]ruleset.
 		if len(removal.Lines) > 0 {
 			s.report.removed(ctx, removal)
 		}
+		if slices.Contains(removal.Chains, want.Chain) {
+			// Sets that it asked, and ours does not, could not go before it.
+			_, failure := s.kernel.Apply(ctx, want)
+			err = errors.Join(err, failure)
+		}
 		left = append(left, removal.Left...)
 		s.done[place] = err == nil
 		if err != nil {
