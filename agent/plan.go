@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"log/slog"
 
 	"github.com/spf13/pflag"
 
@@ -76,7 +76,7 @@ func plan(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return usageError{fmt.Errorf("plan: --output=%q: unknown format; write diff or json", opts.output)}
 	}
 
-	c, source, err := planned(opts.options, stderr)
+	agent, err := planned(ctx, opts.options, stderr)
 	if err != nil {
 		return err
 	}
@@ -84,12 +84,11 @@ func plan(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	changes := planResult{Source: source, Changes: []planChange{}}
-	for _, family := range opts.families() {
-		rules := ruleset.Build(c, family, opts.rules)
-		some, err := planFamily(ctx, h, rules, opts.configPath)
+	changes := planResult{Source: agent.force.origin, Changes: []planChange{}}
+	for _, family := range agent.families {
+		some, err := planFamily(ctx, h, family.want, opts.source())
 		if err != nil {
-			return fmt.Errorf("planning %s: %w", family, err)
+			return fmt.Errorf("planning %s: %w", family.version, err)
 		}
 		changes.Changes = append(changes.Changes, some...)
 	}
@@ -102,30 +101,27 @@ func plan(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// planned is the configuration that an agent would have in force that starts now, and
-// where it comes from.
-func planned(opts options, stderr io.Writer) (config.Config, origin, error) {
-	c, refusal := load(opts, stderr)
-	if refusal == nil {
-		if read(opts.configPath).missing {
-			return c, fromDefaults, nil
-		}
-		return c, fromFile, nil
+// planned is an agent with these flags after its first look at the configuration: what
+// it would have in force, and where that comes from.
+func planned(ctx context.Context, opts options, stderr io.Writer) (*syncer, error) {
+	opts.flushConntrack = false // nothing changes over
+	log := slog.New(slog.DiscardHandler)
+	s := newSyncer(opts, nil, log)
+	s.labels.look(ctx, log)
+	s.observe(ctx, opts.read())
+	for _, p := range s.problems {
+		tell(stderr, "agent: %s: %s: %s\n", opts.source(), p.Severity, p)
 	}
-	text, err := (&store{dir: opts.stateDir}).load()
-	if errors.Is(err, fs.ErrNotExist) {
-		return config.Config{}, "", fmt.Errorf("%w; what is in force instead cannot be told without the last valid configuration in --state-dir", refusal)
+	switch n := count(s.problems, config.Fatal); {
+	case n > 0 && s.force.origin == fromDefaults:
+		return nil, fmt.Errorf("%s is refused: %d fatal problem(s); what is in force instead cannot be told without the last valid configuration in --state-dir",
+			opts.source(), n)
+	case n > 0:
+		tell(stderr, "agent: %s is refused, so the last valid configuration is in force\n", opts.source())
+	case s.force.origin == fromDefaults:
+		tell(stderr, "agent: %s: nothing is there, so the defaults are in force\n", opts.source())
 	}
-	if err != nil {
-		return config.Config{}, "", errors.Join(refusal, err)
-	}
-	v := judge(text, opts.config)
-	if refused(v.problems) {
-		return config.Config{}, "", fmt.Errorf("%w; these flags refuse the last valid configuration as well", refusal)
-	}
-	tell(stderr, "agent: %s is refused, so the last valid configuration is in force\n", opts.configPath)
-	effective, _ := v.config.On(labelsOnce(opts, stderr))
-	return effective, fromLastValid, nil
+	return s, nil
 }
 
 // planFamily compares a family in the backend with the rules, and elsewhere with what a
