@@ -187,67 +187,143 @@ func TestThereAndBack(t *testing.T) {
 	}
 }
 
-// TestTakeOverUnderTraffic renames the chain back and forth while a pod talks: what is
+// traffic is a pod that talks to two servers while rules change: one that every list
+// spares, and one that none does.
+type traffic struct {
+	*netns.Lab
+
+	servers [2]netip.AddrPort
+	sources [2]netip.Addr // as each server has to see them
+	sent    atomic.Int64
+	stop    context.CancelFunc
+	done    chan error
+	tally   netns.Tally
+}
+
+// flows is how many begin between two changes, at least.
+const flows = 20
+
+func newTraffic(t *testing.T, family ruleset.Family) *traffic {
+	t.Helper()
+	spared, masqueraded := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("203.0.113.1")
+	f := &traffic{sources: [2]netip.Addr{netns.PodIPv4, netns.NodeIPv4}, done: make(chan error, 1)}
+	if family == ruleset.IPv6 {
+		spared, masqueraded = netip.MustParseAddr("2001:db8:1::1"), netip.MustParseAddr("2001:db8:2::1")
+		f.sources = [2]netip.Addr{netns.PodIPv6, netns.NodeIPv6}
+	}
+	f.Lab = netns.LabForTest(t, spared, masqueraded)
+	f.servers = [2]netip.AddrPort{f.At(spared), f.At(masqueraded)}
+	return f
+}
+
+// spared is a list that spares the first server, and something else in each round.
+func (f *traffic) spared(round int) config.Config {
+	server := netip.PrefixFrom(f.servers[0].Addr(), f.servers[0].Addr().BitLen())
+	return config.Config{NonMasquerade: prefixes(server.String(), fmt.Sprintf("10.%d.0.0/16", round))}
+}
+
+func (f *traffic) begin(t *testing.T) {
+	t.Helper()
+	var ctx context.Context
+	ctx, f.stop = context.WithCancel(t.Context())
+	go func() {
+		tally, err := f.Pod.Flood(ctx, 2, f.servers[:], func(n int) bool {
+			f.sent.Store(int64(n))
+			return false
+		})
+		f.tally = tally
+		f.done <- err
+	}()
+}
+
+// await waits until enough flows have begun for the next round.
+func (f *traffic) await(round int) {
+	for deadline := time.Now().Add(10 * time.Second); f.sent.Load() < int64(round*flows) && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// end checks that each server saw the one source that it should.
+func (f *traffic) end(t *testing.T, rounds int) {
+	t.Helper()
+	f.stop()
+	if err := <-f.done; err != nil {
+		t.Fatal(err)
+	}
+	for i, server := range f.servers {
+		sources := f.tally.Sources[server]
+		if len(sources) != 1 || sources[f.sources[i]] < rounds*flows/3 {
+			t.Errorf("%s saw %v, want %s alone", server, sources, f.sources[i])
+		}
+	}
+	t.Logf("%d flows, %d lost", f.tally.Sent, f.tally.Lost)
+}
+
+// TestTakeOverUnderTraffic renames the chain again and again while a pod talks: what is
 // spared by both lists never has the node's address, and what is spared by neither
 // always has it.
 func TestTakeOverUnderTraffic(t *testing.T) {
-	const rounds, flows = 30, 20 // flows begin between two rounds, at least
+	const rounds = 30
 	for _, p := range places() {
 		t.Run(p.String(), func(t *testing.T) {
-			spared, masqueraded := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("203.0.113.1")
-			pod, nodeAddress := netns.PodIPv4, netns.NodeIPv4
-			if p.family == ruleset.IPv6 {
-				spared, masqueraded = netip.MustParseAddr("2001:db8:1::1"), netip.MustParseAddr("2001:db8:2::1")
-				pod, nodeAddress = netns.PodIPv6, netns.NodeIPv6
-			}
-			lab := netns.LabForTest(t, spared, masqueraded)
+			f := newTraffic(t, p.family)
 			kernel, err := iptables.Open(p.backend)
 			if err != nil {
 				t.Fatal(err)
 			}
-			n := node{Host: lab.Node, place: p, kernel: kernel}
+			n := node{Host: f.Node, place: p, kernel: kernel}
 			want := func(round int) ruleset.Ruleset {
-				list := prefixes(netip.PrefixFrom(spared, spared.BitLen()).String(), fmt.Sprintf("10.%d.0.0/16", round))
-				return ruleset.Build(config.Config{NonMasquerade: list}, p.family, ruleset.Options{Chain: fmt.Sprintf("MASQ-%d", round), RandomFully: true})
+				return ruleset.Build(f.spared(round), p.family, ruleset.Options{Chain: fmt.Sprintf("MASQ-%d", round), RandomFully: true})
 			}
 			n.apply(t, want(0))
-
-			ctx, stop := context.WithCancel(t.Context())
-			type outcome struct {
-				tally netns.Tally
-				err   error
-			}
-			asked := make(chan outcome, 1)
-			servers := []netip.AddrPort{lab.At(spared), lab.At(masqueraded)}
-			var sent atomic.Int64
-			go func() {
-				tally, err := lab.Pod.Flood(ctx, 2, servers, func(n int) bool {
-					sent.Store(int64(n))
-					return false
-				})
-				asked <- outcome{tally, err}
-			}()
+			f.begin(t)
 			for round := 1; round <= rounds; round++ {
-				for deadline := time.Now().Add(10 * time.Second); sent.Load() < int64(round*flows) && time.Now().Before(deadline); {
-					time.Sleep(time.Millisecond)
-				}
+				f.await(round)
 				if drift := n.apply(t, want(round)); !slices.Contains(drift, iptables.ChainFormer) {
 					t.Errorf("round %d: drift %v", round, drift)
 				}
 			}
-			stop()
-			got := <-asked
-			if got.err != nil {
-				t.Fatal(got.err)
-			}
+			f.end(t, rounds)
 			n.holds(t, want(rounds))
-			for i, source := range []netip.Addr{pod, nodeAddress} {
-				sources := got.tally.Sources[servers[i]]
-				if len(sources) != 1 || sources[source] < rounds*flows/3 {
-					t.Errorf("%s saw %v, want %s alone", servers[i], sources, source)
+		})
+	}
+}
+
+// TestChangeOfBackendUnderTraffic goes from one backend to the other and back, as the agent
+// does: first the new rules, then the old ones go.
+func TestChangeOfBackendUnderTraffic(t *testing.T) {
+	const rounds = 20
+	for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
+		t.Run(family.String(), func(t *testing.T) {
+			f := newTraffic(t, family)
+			var nodes [2]node
+			for i, backend := range []iptables.Backend{iptables.NFT, iptables.Legacy} {
+				kernel, err := iptables.Open(backend)
+				if err != nil {
+					t.Fatal(err)
+				}
+				nodes[i] = node{Host: f.Node, place: place{backend, family}, kernel: kernel}
+			}
+			want := func(round int) ruleset.Ruleset { return ruleset.Build(f.spared(round), family, plainOptions()) }
+			nodes[0].apply(t, want(0))
+			f.begin(t)
+			for round := 1; round <= rounds; round++ {
+				f.await(round)
+				next, former := nodes[round%2], nodes[(round+1)%2]
+				next.apply(t, want(round))
+				err := f.Node.Do(func() error {
+					_, err := iptables.RemoveAll(t.Context(), former.backend, family)
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
 				}
 			}
-			t.Logf("%d flows, %d lost", got.tally.Sent, got.tally.Lost)
+			f.end(t, rounds)
+			nodes[rounds%2].holds(t, want(rounds))
+			if rules := nodes[(rounds+1)%2].rules(t); len(rules) > 0 {
+				t.Errorf("the former backend holds %q", rules)
+			}
 		})
 	}
 }
