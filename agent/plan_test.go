@@ -132,3 +132,21 @@ func TestPlanOfAChangeOfBackend(t *testing.T) {
 		}
 	}
 }
+
+// TestPlanMakesNoTable: to read a legacy table makes it, so it is not read where it is not.
+func TestPlanMakesNoTable(t *testing.T) {
+	for _, name := range backendNames() {
+		t.Run(name, func(t *testing.T) {
+			host := netns.ForTest(t)
+			stdout, stderr, status := inNode(t, host, "plan", "--enable-ipv6", "--config-path="+filepath.Join(t.TempDir(), "none"), "--iptables-backend="+name)
+			if status != 3 || !strings.Contains(stdout, "--- IPv6, "+name+": in the kernel\n") {
+				t.Errorf("status %d, %q, %q", status, stdout, stderr)
+			}
+			for _, command := range []string{"nft list ruleset", "cat /proc/net/ip_tables_names /proc/net/ip6_tables_names 2>/dev/null || :"} {
+				if made := host.Output(t, "sh", "-c", command); made != "" {
+					t.Errorf("%s: %s", command, made)
+				}
+			}
+		})
+	}
+}

@@ -11,7 +11,13 @@ import (
 // remove it, and tells what it would hold after Apply: both in the words of iptables-save,
 // sets in those of ipset(8). Nothing is written.
 func (k *Kernel) Plan(ctx context.Context, want ruleset.Ruleset) (have, wanted []string, err error) {
-	found, drift, err := k.inspect(ctx, want)
+	found, drift := content{}, []Drift{ChainMissing, JumpMissing}
+	if k.backend == Legacy && !legacyHas(want.Family, natTable) {
+		// To read the table would make it.
+		found.sets, err = seeSets(want)
+	} else {
+		found, drift, err = k.inspect(ctx, want)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
