@@ -113,7 +113,7 @@ func quoted(list []string) string {
 
 // backendFlags are those of every backend.
 func backendFlags() []string {
-	return []string{"--iptables-backend=nft", "--iptables-backend=legacy"}
+	return []string{"--iptables-backend=nft", "--iptables-backend=legacy", "--backend=nftables"}
 }
 
 // take starts the agent once, and tells whether it was content with flags and file.
