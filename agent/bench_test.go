@@ -105,9 +105,9 @@ func (a *agentProcess) processorTime(tb testing.TB) time.Duration {
 	}
 	var used time.Duration
 	for _, task := range tasks {
-		text, err := os.ReadFile(task)
-		if err != nil {
-			tb.Fatal(err)
+		text, readErr := os.ReadFile(task)
+		if readErr != nil {
+			tb.Fatal(readErr)
 		}
 		nanoseconds, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
 		if err != nil {
@@ -217,7 +217,7 @@ func BenchmarkRest(b *testing.B) {
 					time.Sleep(time.Second)
 					before := a.processorTime(b)
 					time.Sleep(atRest)
-					rest = (a.processorTime(b) - before) / time.Duration(atRest/time.Second)
+					rest = (a.processorTime(b) - before) / (atRest / time.Second)
 
 					v.swap(b, listOf(size, 0)+every("1s"))
 					applied(2*n + 2)

@@ -32,6 +32,8 @@ const (
 
 // Destinations of the traffic: one is spared by every text of the test and by the
 // defaults, the other by none.
+//
+//nolint:gochecknoglobals // constants in all but the language
 var (
 	sparedDestination      = netip.MustParseAddr("10.0.0.5")
 	masqueradedDestination = netip.MustParseAddr("203.0.113.5")

@@ -89,7 +89,7 @@ func (s *syncer) disturbed(ctx context.Context, plan *burst) {
 	if !s.fighting {
 		s.fighting = true
 		s.log.WarnContext(ctx, "others change the rules too often, so healing them slows down",
-			author(by), "pause", time.Until(free).Round(time.Millisecond).String())
+			"by", author{by}, "pause", time.Until(free).Round(time.Millisecond).String())
 	}
 }
 
@@ -118,12 +118,16 @@ func (s *syncer) verify(ctx context.Context) {
 	settle()
 }
 
-// author is how the log names who changed the rules, where the kernel tells.
-func author(by notify.Change) slog.Attr {
-	if by.Program == "" {
-		return slog.Attr{} // left out
+// author is how the log names who changed the rules: empty, and so left out, where the
+// kernel does not tell.
+type author struct{ notify.Change }
+
+// LogValue groups what is known.
+func (a author) LogValue() slog.Value {
+	if a.Program == "" {
+		return slog.GroupValue()
 	}
-	return slog.Group("by", "program", by.Program, "pid", by.PID)
+	return slog.GroupValue(slog.String("program", a.Program), slog.Int("pid", a.PID))
 }
 
 // burst is a stream of events, acted on at once: when it has been quiet for so long,

@@ -342,7 +342,8 @@ func (s *syncer) applyFamily(ctx context.Context, f *family) ([]iptables.Drift, 
 		f.drifts[kind]++
 	}
 	if len(drift) > 0 && !slices.Equal(drift, f.drift) {
-		s.log.WarnContext(ctx, "drift healed: something else had changed the rules", "family", name, "drift", drift, author(s.by))
+		s.log.WarnContext(ctx, "drift healed: something else had changed the rules", "family", name, "drift", drift,
+			"by", author{s.by})
 	}
 	f.drift = drift
 	return drift, nil

@@ -102,7 +102,7 @@ func (t *table) replaceChain(ctx context.Context, want ruleset.Ruleset) error {
 	}
 	// These are our rules in other words, or somebody has changed them meanwhile.
 	// Only words come back after another restore.
-	if err := t.restore(ctx, want.String()); err != nil {
+	if err = t.restore(ctx, want.String()); err != nil {
 		return err
 	}
 	again, err := t.readBack(ctx, want.Chain)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +22,10 @@ const (
 	// are not reading, in bytes of its own memory: a rewrite of 10,000 rules by
 	// kube-proxy fits.
 	watchBuffer = 8 << 20
+
+	// breath is the pause after all that the kernel had to tell was read: in a storm
+	// of changes it is woken up seldom, and has much to read each time.
+	breath = 5 * time.Millisecond
 
 	// readBuffer is larger than any message: the kernel joins messages up to
 	// NLMSG_GOODSIZE, which is at most 8 KiB.
@@ -78,6 +83,7 @@ type Watch struct {
 	socket   *os.File
 	subjects []Subject
 	buffer   []byte
+	busy     bool // something was read since the kernel last had nothing
 	touched  bool // by the transaction whose end has not been read yet
 	lost     bool // notifications, and others may still be lost
 
@@ -174,10 +180,13 @@ func (w *Watch) Run(ctx context.Context) error {
 	for err == nil {
 		var failed error
 		err = raw.Read(func(fd uintptr) (done bool) {
-			done, failed = w.read(int(fd)) //nolint:gosec // descriptors are small
+			done, failed = w.read(int(fd))
 			return done
 		})
 		err = errors.Join(err, failed)
+		if !w.busy {
+			time.Sleep(breath)
+		}
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -188,6 +197,9 @@ func (w *Watch) Run(ctx context.Context) error {
 // read takes what the kernel has to tell; not done means that there is no more now.
 func (w *Watch) read(fd int) (done bool, err error) {
 	n, err := unix.Read(fd, w.buffer)
+	if err == nil || errors.Is(err, unix.ENOBUFS) {
+		w.busy = true
+	}
 	switch {
 	case errors.Is(err, unix.EINTR):
 		return true, nil
@@ -198,7 +210,8 @@ func (w *Watch) read(fd int) (done bool, err error) {
 			w.lost = false
 			w.note(w.now(), Change{})
 		}
-		return false, nil
+		done, w.busy = w.busy, false // once more after a breath, then wait
+		return done, nil
 	case errors.Is(err, unix.ENOBUFS), err == nil && n == len(w.buffer):
 		w.lost = true
 		w.mutex.Lock()
