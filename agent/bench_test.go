@@ -109,9 +109,9 @@ func (a *agentProcess) processorTime(tb testing.TB) time.Duration {
 		if readErr != nil {
 			tb.Fatal(readErr)
 		}
-		nanoseconds, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
-		if err != nil {
-			tb.Fatal(err)
+		nanoseconds, readErr := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
+		if readErr != nil {
+			tb.Fatal(readErr)
 		}
 		used += time.Duration(nanoseconds)
 	}
