@@ -73,7 +73,7 @@ func TestStatusTellsWhatIsInForce(t *testing.T) {
 			backendVersion: "iptables v1.8.9 (nf_tables)", kernelVersion: "6.1.0",
 		}
 		const digestOfGood = "ad2f7ae24bbd6fd44e955c9818f56129470e1e403edf71f362876b1a379aad49"
-		noDrift := map[ruleset.Drift]int{"chain-missing": 0, "chain-changed": 0, "jump-missing": 0, "jump-duplicate": 0, "set-missing": 0, "set-changed": 0, "chain-former": 0}
+		noDrift := map[ruleset.Drift]int{"chain-missing": 0, "chain-changed": 0, "jump-missing": 0, "jump-duplicate": 0, "set-missing": 0, "set-changed": 0, "chain-former": 0, "table-missing": 0}
 		want := report{
 			Version: 1, State: "not-in-force", Time: start, Node: "node-1",
 			File:     reportFile{Path: w.file, State: "unread", Problems: []reportProblem{}},
@@ -123,7 +123,7 @@ func TestStatusTellsWhatIsInForce(t *testing.T) {
 			Message: `"10.0.0.1/8" has host bits set`, Remedy: "write 10.0.0.0/8",
 		}}
 		want.Families[0].VerifiedAt = after(tick)
-		want.Families[0].Drift = map[ruleset.Drift]int{"chain-missing": 0, "chain-changed": 1, "jump-missing": 0, "jump-duplicate": 0, "set-missing": 0, "set-changed": 0, "chain-former": 0}
+		want.Families[0].Drift = map[ruleset.Drift]int{"chain-missing": 0, "chain-changed": 1, "jump-missing": 0, "jump-duplicate": 0, "set-missing": 0, "set-changed": 0, "chain-former": 0, "table-missing": 0}
 		want.Families[1].Verified, want.Families[1].Error = false, "applying IPv6 rules: locked"
 		want.Passes = reportPasses{after(tick), after(tick).Add(time.Second), 60}
 		want.Checks[0] = reportCheck{"rules", false, "applying IPv6 rules: locked"}

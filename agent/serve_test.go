@@ -170,6 +170,7 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`drift_total{family="ipv4",kind="jump-missing"} 0`,
 		`drift_total{family="ipv4",kind="set-changed"} 0`,
 		`drift_total{family="ipv4",kind="set-missing"} 0`,
+		`drift_total{family="ipv4",kind="table-missing"} 0`,
 		`drift_total{family="ipv6",kind="chain-changed"} 0`,
 		`drift_total{family="ipv6",kind="chain-former"} 0`,
 		`drift_total{family="ipv6",kind="chain-missing"} 0`,
@@ -177,6 +178,7 @@ func TestMetricsTellTheTruth(t *testing.T) {
 		`drift_total{family="ipv6",kind="jump-missing"} 0`,
 		`drift_total{family="ipv6",kind="set-changed"} 0`,
 		`drift_total{family="ipv6",kind="set-missing"} 0`,
+		`drift_total{family="ipv6",kind="table-missing"} 0`,
 	}
 	want("before the first pass", append(append([]string{
 		`config_as_expected 1`,
