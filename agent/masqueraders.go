@@ -16,7 +16,7 @@ import (
 
 const (
 	// Rules of others come and go with pods and programs, not with our passes. A
-	// survey takes tens of milliseconds of a processor, so it is repeated rarely. A
+	// survey takes up to a second of a processor on a busy node, so it is repeated rarely. A
 	// change of our own list asks for one when it has been quiet for a while.
 	surveyInterval = 5 * time.Minute
 	surveyQuiet    = time.Second
@@ -50,6 +50,9 @@ func (s *syncer) places() []others.Ours {
 	for i, f := range s.families {
 		places[i] = others.Ours{
 			Decision: f.want.Decision, Backend: s.about.backend, Chain: f.want.Chain, Priority: others.NATPriority,
+		}
+		if s.about.backend == others.Native {
+			places[i].Table, places[i].Chain, places[i].Priority = nftables.Place(f.version, f.want.Chain)
 		}
 		if s.about.backend == string(nativeTable) {
 			places[i].Table, places[i].Chain, places[i].Priority = nftables.FullName(f.version, f.want.Chain), nftables.BaseChain, nftables.Priority

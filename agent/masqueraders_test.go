@@ -120,12 +120,22 @@ func TestMasqueradersMetric(t *testing.T) {
 // and the rules are held all the same.
 func TestDaemonNamesMasqueraders(t *testing.T) {
 	schema := validator(t)
-	for _, name := range backendNames() {
-		t.Run(name, func(t *testing.T) {
-			b := backend{name, netns.ForTest(t)}
+	tests := []struct {
+		name, flag string
+		theirs     string // the backend of the other rule
+		position   others.Position
+	}{
+		{"nft", "--iptables-backend=nft", "nft", others.Before},
+		{"legacy", "--iptables-backend=legacy", "legacy", others.Before},
+		{"nftables", "--backend=nftables", "nft", others.Before},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			b := backend{test.theirs, netns.ForTest(t)}
+			name := test.theirs
 			b.iptables(t, "-A", "POSTROUTING", "-s", "172.17.0.0/16", "!", "-o", "docker0", "-j", "MASQUERADE")
 			v := newVolume(t, "nonMasqueradeCIDRs: [10.1.0.0/16]\n")
-			a := startAgent(t, b.host, "--config-path="+v.file(), "--iptables-backend="+name)
+			a := startAgent(t, b.host, "--config-path="+v.file(), test.flag)
 			eventually(t, "the finding is logged", func() string {
 				if text := a.log.String(); !strings.Contains(text, `"verdict":"undoes","owner":"docker","family":"ipv4","backend":"`+name+`"`) {
 					return text
@@ -136,7 +146,7 @@ func TestDaemonNamesMasqueraders(t *testing.T) {
 			got := parseReport(t, schema, body).Others
 			want := []others.Finding{{
 				Owner: "docker", Family: "ipv4", Backend: name, Table: "nat", Chain: "POSTROUTING",
-				Rule: "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE", Position: "before", Verdict: "undoes",
+				Rule: "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE", Position: test.position, Verdict: "undoes",
 				Why:     "masquerades packets to 169.254.0.0/16, 10.1.0.0/16, which our list spares (only with ! -o docker0)",
 				Sources: []string{"172.17.0.0/16"}, Ranges: []string{"10.1.0.0/16", "169.254.0.0/16"},
 				Remedy: `start docker with --ip-masq=false ("ip-masq": false in daemon.json), or give its networks ` +

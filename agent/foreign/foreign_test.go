@@ -29,9 +29,9 @@ func nftPlace(d ruleset.Decision) foreign.Ours {
 }
 
 // scan reads a text of iptables-save as often as it has to be.
-func scan(t *testing.T, text, backend string, family ruleset.Family, sets foreign.Sets) foreign.Hook {
+func scan(t *testing.T, text string, family ruleset.Family, sets foreign.Sets) foreign.Hook {
 	t.Helper()
-	s := foreign.NewSaveScan(backend, family)
+	s := foreign.NewSaveScan("nft", family)
 	for passes := 1; ; passes++ {
 		for line := range strings.Lines(text) {
 			s.Line(strings.TrimSuffix(line, "\n"))
@@ -257,7 +257,7 @@ func TestPrograms(t *testing.T) {
 			} else if list == nil {
 				list = []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}
 			}
-			report := foreign.Judge(nftPlace(decide(family, list...)), []foreign.Hook{scan(t, string(text), "nft", family, nil)})
+			report := foreign.Judge(nftPlace(decide(family, list...)), []foreign.Hook{scan(t, string(text), family, nil)})
 			if diff := cmp.Diff(test.want, summaries(report)); diff != "" {
 				t.Errorf("findings differ (-want +got):\n%s", diff)
 			}

@@ -527,3 +527,38 @@ func (l *lab) legacyTables(t *testing.T) string {
 	t.Helper()
 	return strings.TrimSpace(l.Output(t, "sh", "-c", "cat /proc/self/net/ip_tables_names /proc/self/net/ip6_tables_names 2>/dev/null || true"))
 }
+
+// BenchmarkSurvey is a look at a node where kube-proxy has 20,000 rules of services.
+func BenchmarkSurvey(b *testing.B) {
+	for _, backend := range []iptables.Backend{iptables.NFT, iptables.Legacy} {
+		b.Run(string(backend), func(b *testing.B) {
+			n := place{backend, ruleset.IPv4}.node(b)
+			var text strings.Builder
+			text.WriteString("*nat\n" + kubeProxy)
+			for i := range 10000 {
+				fmt.Fprintf(&text, ":KUBE-SVC-%016d - [0:0]\n", i)
+			}
+			for i := range 10000 {
+				address := fmt.Sprintf("10.96.%d.%d/32", i/250, i%250)
+				fmt.Fprintf(&text, "-A KUBE-SERVICES -d %s -p tcp -m tcp --dport 80 -j KUBE-SVC-%016d\n", address, i)
+				fmt.Fprintf(&text, "-A KUBE-SVC-%016d ! -s 10.244.0.0/16 -d %s -p tcp -m tcp --dport 80 -j KUBE-MARK-MASQ\n", i, address)
+			}
+			text.WriteString("COMMIT\n")
+			n.otherRestores(b, text.String(), "--noflush")
+			want := n.spare("10.0.0.0/8")
+			n.apply(b, want)
+			ours := []foreign.Ours{{Decision: want.Decision, Backend: string(backend), Chain: want.Chain, Priority: foreign.NATPriority}}
+			for b.Loop() {
+				err := n.Do(func() error {
+					if report := iptables.Survey(b.Context(), ours); len(report.Findings) != 1 || len(report.Partial) > 0 {
+						return fmt.Errorf("findings %q, partial %q", told(report), report.Partial)
+					}
+					return nil
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

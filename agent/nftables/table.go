@@ -53,6 +53,13 @@ type Chain struct {
 	Rules []string
 }
 
+// Place is where the rules of a family stand for a chain of the iptables form: the
+// table, with nft's word for the family before its name, the chain, and the priority of
+// its hook.
+func Place(family ruleset.Family, chain string) (table, base string, hookPriority int) {
+	return familyName(family) + " " + TableName(chain), BaseChain, Priority
+}
+
 // TableName is the name of the table that stands for a chain of the iptables form. What
 // nft(8) does not take in a name is written as a slash and two hexadecimal digits.
 func TableName(chain string) string {
