@@ -271,6 +271,7 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 // metadata is what the METADATA of a built-in rule's package tells.
 type metadata struct {
 	id, title, description, docs string
+	mend                         string // what authors of a configuration do
 	action                       Action
 }
 
@@ -282,7 +283,8 @@ func metadataOf(module *ast.Module) (metadata, error) {
 		}
 		id, _ := a.Custom["id"].(string)
 		action, _ := a.Custom["action"].(string)
-		m := metadata{id: id, title: a.Title, description: a.Description, docs: docsIn(a), action: Action(action)}
+		mend, _ := a.Custom["mend"].(string)
+		m := metadata{id: id, title: a.Title, description: a.Description, docs: docsIn(a), mend: mend, action: Action(action)}
 		if packageOf(module) != root+"."+strings.ReplaceAll(id, "-", "_") || m.action != Deny && m.action != Warn {
 			return metadata{}, fmt.Errorf("%s: METADATA without the custom id of the package, or without an action", at)
 		}

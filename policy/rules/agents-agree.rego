@@ -9,6 +9,7 @@
 # custom:
 #   id: agents-agree
 #   action: warn
+#   mend: write each CIDR without host bits, and drop the keys that Cilium ignores
 package ipmasq.agents_agree
 
 warn contains v if {

@@ -8,6 +8,7 @@
 # custom:
 #   id: cidr-limit
 #   action: deny
+#   mend: list wider ranges instead of many narrow ones
 package ipmasq.cidr_limit
 
 import future.keywords.not

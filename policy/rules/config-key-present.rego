@@ -9,6 +9,7 @@
 # custom:
 #   id: config-key-present
 #   action: deny
+#   mend: put the text into the key config of data, and drop other keys that begin with ip-masq
 package ipmasq.config_key_present
 
 import future.keywords.not

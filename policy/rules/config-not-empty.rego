@@ -8,6 +8,7 @@
 # custom:
 #   id: config-not-empty
 #   action: deny
+#   mend: write what you mean, the defaults too
 package ipmasq.config_not_empty
 
 deny contains v if {

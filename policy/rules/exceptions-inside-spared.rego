@@ -9,6 +9,7 @@
 # custom:
 #   id: exceptions-inside-spared
 #   action: deny
+#   mend: drop the exception, or write the range you mean
 package ipmasq.exceptions_inside_spared
 
 deny contains v if {

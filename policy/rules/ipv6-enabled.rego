@@ -8,6 +8,7 @@
 # custom:
 #   id: ipv6-enabled
 #   action: deny
+#   mend: drop the IPv6 range, or run the agents with --enable-ipv6
 package ipmasq.ipv6_enabled
 
 deny contains v if {

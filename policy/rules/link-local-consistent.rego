@@ -8,6 +8,7 @@
 # custom:
 #   id: link-local-consistent
 #   action: deny
+#   mend: drop the key, or make the list spare less
 package ipmasq.link_local_consistent
 
 deny contains v if {

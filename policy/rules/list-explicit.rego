@@ -9,6 +9,7 @@
 # custom:
 #   id: list-explicit
 #   action: warn
+#   mend: write the list out; the warning has the lines
 package ipmasq.list_explicit
 
 warn contains v if {

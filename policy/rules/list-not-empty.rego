@@ -9,6 +9,7 @@
 # custom:
 #   id: list-not-empty
 #   action: deny
+#   mend: list the ranges of the cluster, or drop the key to have the defaults
 package ipmasq.list_not_empty
 
 import future.keywords.not

@@ -10,6 +10,7 @@
 # custom:
 #   id: masquerade-not-disabled
 #   action: deny
+#   mend: list only ranges that can answer to pod addresses
 package ipmasq.masquerade_not_disabled
 
 deny contains v if {

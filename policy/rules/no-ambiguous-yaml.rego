@@ -9,6 +9,7 @@
 # custom:
 #   id: no-ambiguous-yaml
 #   action: deny
+#   mend: write what the remedy in the message says
 package ipmasq.no_ambiguous_yaml
 
 deny contains v if {

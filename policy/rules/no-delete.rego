@@ -8,6 +8,7 @@
 # custom:
 #   id: no-delete
 #   action: deny
+#   mend: edit it instead; to remove the agents, uninstall their chart
 package ipmasq.no_delete
 
 import future.keywords.not

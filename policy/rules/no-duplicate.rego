@@ -8,6 +8,7 @@
 # custom:
 #   id: no-duplicate
 #   action: deny
+#   mend: drop one of the two lines
 package ipmasq.no_duplicate
 
 deny contains v if {

@@ -8,6 +8,7 @@
 # custom:
 #   id: no-overlap
 #   action: deny
+#   mend: drop the narrower line, or the wider one if the narrower is what you meant
 package ipmasq.no_overlap
 
 deny contains v if {

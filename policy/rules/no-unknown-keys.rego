@@ -8,6 +8,7 @@
 # custom:
 #   id: no-unknown-keys
 #   action: deny
+#   mend: correct the key, or drop it
 package ipmasq.no_unknown_keys
 
 deny contains v if {

@@ -8,6 +8,7 @@
 # custom:
 #   id: node-cidrs-present
 #   action: deny
+#   mend: add the lines of the message, or the subnet that holds them
 package ipmasq.node_cidrs_present
 
 import data.ipmasq.lib

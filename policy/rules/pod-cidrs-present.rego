@@ -8,6 +8,7 @@
 # custom:
 #   id: pod-cidrs-present
 #   action: deny
+#   mend: add the lines of the message, or drop the exception that it names
 package ipmasq.pod_cidrs_present
 
 import data.ipmasq.lib

@@ -8,6 +8,7 @@
 # custom:
 #   id: resync-bounds
 #   action: deny
+#   mend: write a value within the bounds; 60s is the default
 package ipmasq.resync_bounds
 
 import future.keywords.not

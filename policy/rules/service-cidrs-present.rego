@@ -8,6 +8,7 @@
 # custom:
 #   id: service-cidrs-present
 #   action: warn
+#   mend: add the lines of the message, or drop the exception that it names
 package ipmasq.service_cidrs_present
 
 import data.ipmasq.lib
