@@ -32,6 +32,7 @@ func renders() map[string][]string {
 		"cert-manager": file("testdata/chart/cert-manager.values.yaml"),
 		"provided":     file("testdata/chart/provided.values.yaml"),
 		"everything":   file("testdata/chart/everything.values.yaml"),
+		"directory":    {"--set", "configMap.directory=true,agent.nodeLabels=pod"},
 	}
 }
 
@@ -232,8 +233,15 @@ func TestChartPrograms(t *testing.T) {
 				}
 			}
 			flags := argsOf(t, findObject(t, all, "DaemonSet", release+"-agent"))
+			source := "--config-path=" + file
+			if slices.ContainsFunc(flags, func(flag string) bool { return strings.HasPrefix(flag, "--config-dir=") }) {
+				source = "--config-dir=" + filepath.Dir(file)
+			}
+			if got, want := strings.HasPrefix(source, "--config-dir="), params.ConfigDirectory; got != want {
+				t.Errorf("agents merge a directory: %t, the webhook takes it for %t", got, want)
+			}
 			// A dry run touches nothing, and refuses flags and files that a run would refuse.
-			restored, err := exec.CommandContext(t.Context(), program(t, "agent"), append(flags, "--dry-run", "--config-path="+file)...).CombinedOutput()
+			restored, err := exec.CommandContext(t.Context(), program(t, "agent"), append(flags, "--dry-run", source)...).CombinedOutput()
 			if err != nil {
 				t.Fatalf("the agent refuses %q: %v\n%s", flags, err, restored)
 			}

@@ -90,6 +90,9 @@ custom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 requireClusterRanges: {{ .Values.requireClusterRanges }}
+{{- if .Values.configMap.directory }}
+configDirectory: true
+{{- end }}
 {{- with .Values.ruleSets }}
 ruleSets:
   {{- toYaml . | nindent 2 }}
