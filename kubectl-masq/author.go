@@ -198,7 +198,7 @@ func evalCommand(std streams) *cobra.Command {
 
 func eval(command *cobra.Command, opts evalOptions, rule string, std streams) error {
 	if opts.file == "" {
-		return errors.New("-f is missing: name a manifest, or - for standard input")
+		return errNoFile
 	}
 	params, err := readParams(opts.params)
 	if err != nil {

@@ -24,7 +24,7 @@ const maxInput = 16 << 20
 type checkOptions struct {
 	manifestOptions
 	rangeOptions
-	file       string
+	files      []string
 	params     string
 	policyDirs []string
 	output     string
@@ -59,36 +59,47 @@ const checkExamples = `  # A manifest, with the ranges of the cluster it is for
   kubectl get configmap ip-masq-agent -n kube-system -o yaml | kubectl masq check -f - --params params.yaml
 
   # The bare configuration, as the agent reads it from its file
-  kubectl masq check --raw -f /etc/config/ip-masq-agent -o json`
+  kubectl masq check --raw -f /etc/config/ip-masq-agent -o json
 
-const checkHelp = `Check the ip-masq-agent ConfigMap in a manifest, and tell what the webhook would tell of it.
+  # All that a chart renders, and every manifest below a directory
+  helm template charts/network | kubectl masq check -
+  kubectl masq check clusters/ base/ip-masq-agent.yaml -o github`
+
+const checkHelp = `Check every ip-masq-agent ConfigMap (--namespace, --name) in manifests, and tell what the webhook would tell of
+it. Other objects are passed over. Of a directory, every *.yaml, *.yml and *.json below it is read, but for directories
+whose names begin with a dot.
 
 Exit codes: 0 approved, warnings allowed; 1 violations, or a configuration that does not load;
-2 wrong usage, or input, params or rules that cannot be read.
+2 wrong usage, or input, params or rules that cannot be read: then nothing is judged. No such ConfigMap anywhere is 2 as well.
 
-JSON output is one object:
+JSON output of one file with one such ConfigMap is one object:
   file, allowed, revision     what was checked, the verdict, and the digest over rules and params
   findings[]                  rule, action (deny or warn), key, path, line and column in the file (0: no such place),
                               text, message, hint, docs; exact is false where only the begin of the value is known,
                               and valueLine and valueColumn then count inside the value; failed: the rule itself failed
-  effect                      against the agents' defaults: known, nowMasqueraded[], noLongerMasqueraded[], omitted`
+  effect                      against the agents' defaults: known, nowMasqueraded[], noLongerMasqueraded[], omitted
+Of several, or of a directory, it is one object with allowed, passedOver (how many other objects) and reports[], each as above.
+
+sarif is SARIF 2.1.0, as GitHub's code scanning takes it; github prints workflow commands, which mark the lines of a pull
+request; junit has a test suite for each configuration.`
 
 func checkCommand(std streams) *cobra.Command {
 	var opts checkOptions
 	command := &cobra.Command{
-		Use:     "check -f FILE",
-		Short:   "Tell what the webhook would tell of a manifest",
+		Use:     "check [-f] FILE|DIRECTORY...",
+		Short:   "Tell what the webhook would tell of manifests",
 		Long:    checkHelp,
 		Example: checkExamples,
-		Args:    cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error {
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(command *cobra.Command, args []string) error {
+			opts.files = append(opts.files, args...)
 			return check(command.Context(), opts, command.Flags().Changed, std)
 		},
 	}
 	flags := command.Flags()
 	flags.SortFlags = false
-	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
-	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
+	flags.StringArrayVarP(&opts.files, "file", "f", nil, "manifest `file`, or directory of them; - reads standard input; may be given more than once")
+	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text, json, sarif, github or junit")
 	opts.rangeOptions.add(flags)
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
 	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")
@@ -96,64 +107,73 @@ func checkCommand(std streams) *cobra.Command {
 	return command
 }
 
-// check judges one ConfigMap and reports on it. A refusal is errRefused; every
+// check judges ConfigMaps and reports on them. A refusal is errRefused; every
 // other error means that there was no verdict.
 func check(ctx context.Context, opts checkOptions, given func(flag string) bool, std streams) error {
-	if opts.output != "text" && opts.output != "json" {
-		return fmt.Errorf("-o %q: want text or json", opts.output)
+	write, ok := map[string]func(verdicts, streams) error{
+		"text":   verdicts.text,
+		"json":   verdicts.json,
+		"sarif":  verdicts.sarif,
+		"github": verdicts.github,
+		"junit":  verdicts.junit,
+	}[opts.output]
+	if !ok {
+		return fmt.Errorf("-o %q: want text, json, sarif, github or junit", opts.output)
 	}
-	input, decision, err := judge(ctx, opts, given, std.in)
+	if len(opts.files) == 0 {
+		return errNoFile
+	}
+	judged, err := judge(ctx, opts, given, func() (verdicts, error) { return opts.readAll(opts.files, std.in) })
 	if err != nil {
 		return err
 	}
-	if opts.output == "json" {
-		err = writeJSON(std.out, input, decision)
-	} else {
-		_, err = std.out.Write(textReport(input, decision, painter{std.colour}))
+	if err := write(judged, std); err != nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("writing the report: %w", err)
-	}
-	if !decision.Allowed {
+	if !judged.allowed() {
 		return errRefused
 	}
 	return nil
 }
 
-// judge reads one ConfigMap and decides as the webhook would.
-func judge(ctx context.Context, opts checkOptions, given func(flag string) bool, stdin io.Reader) (*document, policy.Decision, error) {
-	if opts.file == "" {
-		return nil, policy.Decision{}, errors.New("-f is missing: name a manifest, or - for standard input")
-	}
+// errNoFile is for commands that read a file.
+var errNoFile = errors.New("-f is missing: name a manifest, or - for standard input")
+
+// judge decides on the ConfigMaps that read gives as the webhook would.
+func judge(ctx context.Context, opts checkOptions, given func(flag string) bool, read func() (verdicts, error)) (verdicts, error) {
 	params, err := readParams(opts.params)
 	if err != nil {
-		return nil, policy.Decision{}, err
+		return verdicts{}, err
 	}
 	known, err := opts.readRanges(params, given)
 	if err != nil {
-		return nil, policy.Decision{}, err
+		return verdicts{}, err
 	}
 	sources, err := readRules(opts.policyDirs)
 	if err != nil {
-		return nil, policy.Decision{}, err
+		return verdicts{}, err
 	}
-	input, err := opts.read(opts.file, stdin)
+	all, err := read()
 	if err != nil {
-		return nil, policy.Decision{}, err
+		return verdicts{}, err
 	}
 	engine, err := policy.New(ctx, params, sources)
 	if err != nil {
-		return nil, policy.Decision{}, err
+		return verdicts{}, err
 	}
-	decision := engine.Decide(ctx, policy.Request{
-		Operation: policy.Create,
-		Namespace: input.configMap.Namespace,
-		Name:      input.configMap.Name,
-		Time:      time.Now(),
-		Object:    input.configMap,
-	}, policy.NewCluster(known.node, known.pod, known.service))
-	nameFlags(decision.Findings, known)
-	return input, decision, nil
+	cluster := policy.NewCluster(known.node, known.pod, known.service)
+	for _, input := range all.documents {
+		decision := engine.Decide(ctx, policy.Request{
+			Operation: policy.Create,
+			Namespace: input.configMap.Namespace,
+			Name:      input.configMap.Name,
+			Time:      time.Now(),
+			Object:    input.configMap,
+		}, cluster)
+		nameFlags(decision.Findings, known)
+		all.decisions = append(all.decisions, decision)
+	}
+	return all, nil
 }
 
 func readParams(file string) (policy.Params, error) {
@@ -235,24 +255,32 @@ func parsePrefixes(texts []string) ([]netip.Prefix, error) {
 
 // read reads the ConfigMap out of the file at path; "-" is standard input.
 func (o manifestOptions) read(path string, stdin io.Reader) (*document, error) {
-	name, reader := "<stdin>", stdin
-	if path != "-" {
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("reading the manifest: %w", err)
-		}
-		defer file.Close() //nolint:errcheck // read only: nothing can be lost
-		name, reader = path, file
-	}
-	text, err := io.ReadAll(io.LimitReader(reader, maxInput+1))
+	name, text, err := readInput(path, stdin)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", name, err)
-	}
-	if len(text) > maxInput {
-		return nil, fmt.Errorf("%s has more than %d bytes", name, maxInput)
+		return nil, err
 	}
 	if o.raw {
 		return rawDocument(name, text, o.namespace, o.name), nil
 	}
 	return findConfigMap(name, text, o.namespace, o.name)
+}
+
+// readInput reads a file of the user's and tells its name; "-" is standard input.
+func readInput(path string, stdin io.Reader) (name string, text []byte, err error) {
+	name, reader := "<stdin>", stdin
+	if path != "-" {
+		file, err := os.Open(path) //nolint:gosec // the user names it
+		if err != nil {
+			return "", nil, fmt.Errorf("reading the manifest: %w", err)
+		}
+		defer file.Close() //nolint:errcheck // read only: nothing can be lost
+		name, reader = path, file
+	}
+	if text, err = io.ReadAll(io.LimitReader(reader, maxInput+1)); err != nil {
+		return "", nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	if len(text) > maxInput {
+		return "", nil, fmt.Errorf("%s has more than %d bytes", name, maxInput)
+	}
+	return name, text, nil
 }

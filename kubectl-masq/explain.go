@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -124,7 +123,7 @@ func explain(opts explainOptions, argument string, given func(flag string) bool,
 	}
 	address = address.Unmap()
 	if opts.file == "" {
-		return errors.New("-f is missing: name a manifest, or - for standard input")
+		return errNoFile
 	}
 	if opts.output != "text" && opts.output != "json" {
 		return fmt.Errorf("-o %q: want text or json", opts.output)

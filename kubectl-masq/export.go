@@ -18,6 +18,7 @@ import (
 
 // winBridgeOptions are the flags of export win-bridge.
 type winBridgeOptions struct {
+	file string
 	checkOptions
 	agentOptions
 	into  string
@@ -90,10 +91,17 @@ func exportWinBridge(ctx context.Context, opts winBridgeOptions, given func(flag
 	if opts.into == "" && opts.output != "" && opts.output != "-" {
 		return errors.New("-o without --into: name the CNI configuration that is to be edited")
 	}
-	input, decision, err := judge(ctx, opts.checkOptions, given, std.in)
+	if opts.file == "" {
+		return errNoFile
+	}
+	judged, err := judge(ctx, opts.checkOptions, given, func() (verdicts, error) {
+		input, err := opts.read(opts.file, std.in)
+		return verdicts{documents: []*document{input}}, err
+	})
 	if err != nil {
 		return err
 	}
+	input, decision := judged.documents[0], judged.decisions[0]
 	if !decision.Allowed {
 		if _, err = std.err.Write(textReport(input, decision, painter{})); err != nil {
 			return fmt.Errorf("writing the report: %w", err)

@@ -69,6 +69,14 @@ func TestCheck(t *testing.T) {
 		{name: "no-ranges-of-a-kind", args: "-f testdata/approved.yaml --node-cidrs= --pod-cidrs 10.0.0.0/16,10.1.0.0/16 --service-cidrs=", exit: 0},
 		{name: "long-line", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs: [" + strings.Repeat("10.0.0.0/8, ", 40) + "10.0.0.1/8" + strings.Repeat(", 10.0.0.0/8", 20) + "]\n", exit: 1},
 		{name: "colours", args: "--raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.1/8]\n", colour: true, exit: 1},
+		{name: "stream", args: "- " + known, stdin: helmOutput(t), exit: 0},
+		{name: "several", args: "-f testdata/approved.yaml testdata/clusters " + known, exit: 1},
+		{name: "several-json", args: "testdata/clusters -o json " + known, exit: 1},
+		{name: "several-sarif", args: "testdata/clusters -o sarif " + known, exit: 1},
+		{name: "several-github", args: "testdata/clusters -o github " + known, exit: 1},
+		{name: "several-junit", args: "testdata/approved.yaml testdata/clusters -o junit --params testdata/ranges.yaml", exit: 1},
+		{name: "one-sarif", args: "testdata/approved.yaml -o sarif " + known, exit: 0},
+		{name: "hostile-github", args: "--raw - -o github " + known, stdin: "nonMasqueradeCIDRs:\n  - \"10.0.0.0/8\\n::error::%0A\"\n", exit: 1},
 		{name: "hostile-text", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs:\n  - \"10.0.0.0/8\\e[31m\"\n  - 10.0.0.0/8\u202e\n", exit: 1},
 	}
 	for _, tt := range tests {
@@ -98,6 +106,15 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
+}
+
+func helmOutput(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("testdata/helm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // TestTranscripts compares what the commands about traffic print with
@@ -208,7 +225,14 @@ func TestUnusable(t *testing.T) {
 		{name: "no subcommand", args: "", want: "a subcommand is missing"},
 		{name: "unknown subcommand", args: "chekc", want: `unknown command "chekc" for "kubectl masq"`},
 		{name: "unknown flag", args: "check --files x", want: "unknown flag: --files"},
-		{name: "argument", args: "check x.yaml", want: `unknown command "x.yaml" for "kubectl masq check"`},
+		{name: "argument", args: "check x.yaml", want: "reading the manifest: open x.yaml: no such file or directory"},
+		{name: "standard input twice", args: "check - -f -", want: "standard input is named twice"},
+		{name: "no manifests", args: "check testdata/rules", want: "testdata/rules has no *.yaml, *.yml or *.json file"},
+		{name: "every unreadable file", args: "check a.yaml testdata/number.yaml", want: "reading the manifest: open a.yaml: no such file or directory\nreading testdata/number.yaml: line 8"},
+		{
+			name: "none of several", args: "check testdata/other.yaml testdata/params.yaml",
+			want: "the 2 files have no ConfigMap kube-system/ip-masq-agent, but infra/masq (line 1) of testdata/other.yaml: choose with --namespace and --name",
+		},
 		{name: "explain nothing", args: "explain -f -", want: "an argument is missing: an address, such as 192.168.3.4"},
 		{name: "explain two", args: "explain 1.2.3.4 1.2.3.5 -f -", want: `one argument is wanted, an address, such as 192.168.3.4; "1.2.3.5" is too much`},
 		{name: "explain a CIDR", args: "explain 10.0.0.0/8 -f -", want: `"10.0.0.0/8" is not an IP address; write one such as 192.168.3.4 or fd00::1`},
@@ -222,7 +246,7 @@ func TestUnusable(t *testing.T) {
 		{name: "map too small", args: "map -f - --within 10.0.0.0/24", want: "--within: drawing 10.0.0.0/24: it is too small for a picture; write 10.0.0.0/22 or a shorter prefix"},
 		{name: "map output", args: "map -f - -o png", want: `-o "png": want text or svg`},
 		{name: "no file", args: "check", want: "-f is missing: name a manifest, or - for standard input"},
-		{name: "output", args: "check -f - -o yaml", want: `-o "yaml": want text or json`},
+		{name: "output", args: "check -f - -o yaml", want: `-o "yaml": want text, json, sarif, github or junit`},
 		{name: "missing file", args: "check -f testdata/missing.yaml", want: "reading the manifest: open testdata/missing.yaml: no such file or directory"},
 		{name: "no YAML", args: "check -f -", stdin: "a: [", want: "reading <stdin>: yaml: line 1: did not find expected node content"},
 		{name: "nothing", args: "check -f -", stdin: "", want: "<stdin> has no ConfigMap; for the bare configuration, use --raw"},
@@ -232,8 +256,8 @@ func TestUnusable(t *testing.T) {
 			want: "testdata/other.yaml has no ConfigMap kube-system/ip-masq-agent, but infra/masq (line 1): choose with --namespace and --name",
 		},
 		{
-			name: "two", args: "check -f testdata/two.yaml",
-			want: "testdata/two.yaml has the ConfigMap kube-system/ip-masq-agent more than once, at lines 1 and 6: check one at a time",
+			name: "two", args: "explain 10.0.0.1 -f testdata/two.yaml",
+			want: "testdata/two.yaml has the ConfigMap kube-system/ip-masq-agent more than once, at lines 1 and 6: name a file with one of them",
 		},
 		{name: "number", args: "check -f testdata/number.yaml", want: `reading testdata/number.yaml: line 8: data["revision"] is not text but 3; put it in quotes`},
 		{

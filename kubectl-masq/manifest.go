@@ -20,6 +20,8 @@ type document struct {
 	file      string
 	lines     []string // of the file, without line ends
 	configMap *corev1.ConfigMap
+	begin     int             // line of the object; 0 for a bare configuration
+	several   bool            // the file has more of them
 	start     place           // of the object's name; zero for a bare configuration
 	values    map[string]mark // of data and binaryData, by "data" or "binaryData", "/" and key
 	raw       bool            // the file is the value, not a manifest
@@ -56,38 +58,60 @@ func rawDocument(file string, text []byte, namespace, name string) *document {
 // any number of documents, Lists, or JSON. A ConfigMap that states no namespace
 // fits any.
 func findConfigMap(file string, text []byte, namespace, name string) (*document, error) {
+	m, err := findConfigMaps(file, text, namespace, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(m.found) > 1:
+		return nil, fmt.Errorf("%s has the ConfigMap %s/%s more than once, at lines %d and %d: name a file with one of them",
+			file, namespace, name, m.found[0].begin, m.found[1].begin)
+	case len(m.found) == 0:
+		return nil, noneFound(file+" has", namespace, name, m.others)
+	}
+	return m.found[0], nil
+}
+
+// manifest is what a file holds.
+type manifest struct {
+	found  []*document // the ConfigMaps with the name looked for
+	others []string    // the other ConfigMaps, and where they are
+	passed int         // how many objects were passed over, of any kind
+}
+
+// findConfigMaps is findConfigMap for any number of them.
+func findConfigMaps(file string, text []byte, namespace, name string) (manifest, error) {
 	objects, err := readObjects(text)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", file, err)
+		return manifest{}, fmt.Errorf("reading %s: %w", file, err)
 	}
-	var fitting []*yaml.Node
-	var others []string
+	var m manifest
+	lines := splitLines(text)
 	for _, object := range objects {
-		if scalar(object, "kind") != "ConfigMap" {
-			continue
-		}
+		isConfigMap := scalar(object, "kind") == "ConfigMap"
 		stated := scalar(field(object, "metadata"), "namespace")
 		named := scalar(field(object, "metadata"), "name")
-		if named == name && (stated == "" || stated == namespace) {
-			fitting = append(fitting, object)
+		if !isConfigMap || named != name || stated != "" && stated != namespace {
+			m.passed++
+			if isConfigMap {
+				m.others = append(m.others, fmt.Sprintf("%s (line %d)", strings.TrimPrefix(stated+"/"+named, "/"), object.Line))
+			}
 			continue
 		}
-		others = append(others, fmt.Sprintf("%s (line %d)", strings.TrimPrefix(stated+"/"+named, "/"), object.Line))
-	}
-	switch {
-	case len(fitting) == 1:
-		found := &document{file: file, lines: splitLines(text), start: placeOf(fitting[0])}
-		if err := found.read(fitting[0], namespace, name); err != nil {
-			return nil, fmt.Errorf("reading %s: %w", file, err)
+		one := &document{file: file, lines: lines, begin: object.Line, start: placeOf(object)}
+		if err := one.read(object, namespace, name); err != nil {
+			return manifest{}, fmt.Errorf("reading %s: %w", file, err)
 		}
-		return found, nil
-	case len(fitting) > 1:
-		return nil, fmt.Errorf("%s has the ConfigMap %s/%s more than once, at lines %d and %d: check one at a time",
-			file, namespace, name, fitting[0].Line, fitting[1].Line)
-	case len(others) > 0:
-		return nil, fmt.Errorf("%s has no ConfigMap %s/%s, but %s: choose with --namespace and --name", file, namespace, name, strings.Join(others, ", "))
+		m.found = append(m.found, one)
 	}
-	return nil, fmt.Errorf("%s has no ConfigMap; for the bare configuration, use --raw", file)
+	return m, nil
+}
+
+// noneFound tells which other ConfigMaps there are where the one looked for is not.
+func noneFound(whereHas, namespace, name string, others []string) error {
+	if len(others) > 0 {
+		return fmt.Errorf("%s no ConfigMap %s/%s, but %s: choose with --namespace and --name", whereHas, namespace, name, strings.Join(others, ", "))
+	}
+	return fmt.Errorf("%s no ConfigMap; for the bare configuration, use --raw", whereHas)
 }
 
 // readObjects returns the objects of all documents; those of a List one by one.

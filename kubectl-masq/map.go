@@ -62,7 +62,7 @@ func mapCommand(std streams) *cobra.Command {
 
 func draw(opts mapOptions, given func(flag string) bool, std streams) error {
 	if opts.file == "" {
-		return errors.New("-f is missing: name a manifest, or - for standard input")
+		return errNoFile
 	}
 	if opts.file == "-" && opts.old == "-" {
 		return errors.New("both files are standard input; name one of them")

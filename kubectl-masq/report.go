@@ -2,9 +2,7 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/netip"
 	"strings"
 	"unicode"
@@ -37,14 +35,11 @@ func (p painter) paint(code, text string) string {
 // textReport reports as a compiler does.
 func textReport(input *document, decision policy.Decision, p painter) []byte {
 	var b bytes.Buffer
-	errors, warnings := 0, 0
+	errors, warnings := count(decision)
 	for _, finding := range decision.Findings {
 		kind := p.paint(yellow, "warning")
 		if finding.Action == policy.Deny {
 			kind = p.paint(red, "error")
-			errors++
-		} else {
-			warnings++
 		}
 		at := input.locate(finding)
 		fmt.Fprintf(&b, "%s %s[%s]: %s\n", p.paint(bold, printable(input.file)+at.suffix()+":"), kind, printable(finding.Rule), headline(finding))
@@ -67,8 +62,20 @@ func textReport(input *document, decision policy.Decision, p painter) []byte {
 	if !decision.Allowed {
 		said = "refused"
 	}
-	b.WriteString(printable(input.file) + ": " + said + counts(errors, warnings) + "\n")
+	b.WriteString(printable(input.title()) + ": " + said + counts(errors, warnings) + "\n")
 	return b.Bytes()
+}
+
+// count tells how many findings deny and how many warn.
+func count(decision policy.Decision) (errors, warnings int) {
+	for _, finding := range decision.Findings {
+		if finding.Action == policy.Deny {
+			errors++
+		} else {
+			warnings++
+		}
+	}
+	return errors, warnings
 }
 
 // headline is the message; a finding that points nowhere says what it is about.
@@ -229,8 +236,8 @@ func jsonEffectOf(effect policy.Effect) jsonEffect {
 	}
 }
 
-// writeJSON reports as one JSON object.
-func writeJSON(out io.Writer, input *document, decision policy.Decision) error {
+// jsonReportOf is what JSON output tells of one ConfigMap.
+func jsonReportOf(input *document, decision policy.Decision) jsonReport {
 	report := jsonReport{
 		File:     input.file,
 		Allowed:  decision.Allowed,
@@ -260,8 +267,5 @@ func writeJSON(out io.Writer, input *document, decision policy.Decision) error {
 			Failed:      finding.Failed,
 		})
 	}
-	encoder := json.NewEncoder(out)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(report)
+	return report
 }

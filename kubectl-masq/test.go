@@ -368,6 +368,14 @@ func (r testReport) json() jsonTestReport {
 }
 
 // The XML that CI systems read of JUnit's reports.
+type junitSuites struct {
+	XMLName  xml.Name     `xml:"testsuites"`
+	Name     string       `xml:"name,attr"`
+	Tests    int          `xml:"tests,attr"`
+	Failures int          `xml:"failures,attr"`
+	Suites   []junitSuite `xml:"testsuite"`
+}
+
 type junitSuite struct {
 	XMLName  xml.Name    `xml:"testsuite"`
 	Name     string      `xml:"name,attr"`
@@ -382,6 +390,7 @@ type junitCase struct {
 	Class   string    `xml:"classname,attr"`
 	Failure *junitBad `xml:"failure"`
 	Skipped *struct{} `xml:"skipped"`
+	Output  string    `xml:"system-out,omitempty"`
 }
 
 type junitBad struct {

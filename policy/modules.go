@@ -473,3 +473,21 @@ func checkRefs(modules map[string]*ast.Module) error {
 	}
 	return explain(undefined)
 }
+
+// Titles are what the built-in rules want, in a line each, by their ids.
+func Titles() map[string]string {
+	modules, err := builtinModules()
+	if err != nil {
+		panic(fmt.Sprintf("reading built-in rules: %v", err)) // they are part of the program
+	}
+	titles := map[string]string{
+		ruleLoads:  "Agents load the configuration",
+		ruleEngine: "The write could be judged",
+	}
+	for _, module := range modules {
+		if meta, err := metadataOf(module); err == nil { // all but the library have it
+			titles[meta.id] = meta.title
+		}
+	}
+	return titles
+}
