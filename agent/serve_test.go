@@ -46,7 +46,9 @@ func TestReady(t *testing.T) {
 			"[-] rules: not applied yet\n[+] file: ok\n[+] digest: ok\n",
 		},
 		{
-			"verified", verified, expectation{}, nil, 200,
+			"verified", verified,
+			expectation{},
+			nil, 200,
 			"[+] rules: ok\n[+] file: ok\n[+] digest: ok\nin force: file, sha256 " + digest + last,
 		},
 		{
@@ -85,11 +87,15 @@ func TestReady(t *testing.T) {
 				"; last pass: 2026-01-02T11:00:00Z\n",
 		},
 		{
-			"as expected", verified, expectation{digest: digest, since: noon}, nil, 200,
+			"as expected", verified,
+			expectation{digest: digest, since: noon},
+			nil, 200,
 			"[+] rules: ok\n[+] file: ok\n[+] digest: ok\nin force: file, sha256 " + digest + last,
 		},
 		{
-			"another is expected", verified, expectation{digest: other, since: noon}, nil, 503,
+			"another is expected", verified,
+			expectation{digest: other, since: noon},
+			nil, 503,
 			"[+] rules: ok\n[+] file: ok\n[-] digest: expected " + other + " since 2026-01-02T12:00:00Z, applied " + digest +
 				" since 2026-01-02T11:00:00Z; a mounted ConfigMap follows its object within 90 s\nin force: file, sha256 " + digest + last,
 		},
@@ -103,11 +109,16 @@ func TestReady(t *testing.T) {
 				" since 2026-01-02T11:00:00Z; a mounted ConfigMap follows its object within 90 s\nin force: defaults" + last,
 		},
 		{
-			"expected, and nothing is applied", status{due: noon}, expectation{digest: other, since: noon}, nil, 503,
+			"expected, and nothing is applied",
+			status{due: noon},
+			expectation{digest: other, since: noon},
+			nil, 503,
 			"[-] rules: not applied yet\n[+] file: ok\n[-] digest: expected " + other + " since 2026-01-02T12:00:00Z, and nothing is applied yet\n",
 		},
 		{
-			"nobody can tell what is expected", verified, expectation{err: errors.New("reading the expected digest: no")}, nil, 503,
+			"nobody can tell what is expected", verified,
+			expectation{err: errors.New("reading the expected digest: no")},
+			nil, 503,
 			"[+] rules: ok\n[+] file: ok\n[-] digest: reading the expected digest: no\nin force: file, sha256 " + digest + last,
 		},
 	} {
