@@ -44,6 +44,8 @@ test_… of *_test.rego, and every testdata/*.yaml, which holds a configuration 
   old: |                         # before the write; without it the ConfigMap is created
     nonMasqueradeCIDRs: [10.0.0.0/8]
   annotations: {ticket: NET-1}   # of the ConfigMap
+  oldAnnotations: {}             # before the write
+  user: jane@example.com         # who writes
   cluster: {podCIDRs: [10.244.0.0/16]}
   time: 2026-03-04T05:06:07Z     # of the write
   expect:                        # every finding of the custom rules, and no other
@@ -135,10 +137,12 @@ func test(ctx context.Context, opts testOptions, directories []string, std strea
 
 // testCase is a file of testdata.
 type testCase struct {
-	Config      *string           `yaml:"config"`
-	Old         *string           `yaml:"old"`
-	Annotations map[string]string `yaml:"annotations"`
-	Cluster     struct {
+	Config         *string           `yaml:"config"`
+	Old            *string           `yaml:"old"`
+	Annotations    map[string]string `yaml:"annotations"`
+	OldAnnotations map[string]string `yaml:"oldAnnotations"`
+	User           string            `yaml:"user"`
+	Cluster        struct {
 		Node    []string `yaml:"nodeCIDRs"`
 		Pod     []string `yaml:"podCIDRs"`
 		Service []string `yaml:"serviceCIDRs"`
@@ -210,27 +214,25 @@ func runCase(ctx context.Context, engine *policy.Engine, text []byte) ([]string,
 	if c.Config == nil && c.Old == nil {
 		return nil, errors.New("reading the case: it has neither config nor old")
 	}
-	request := policy.Request{Operation: policy.Update, Namespace: "kube-system", Name: "ip-masq-agent", Time: c.Time}
+	request := policy.Request{Operation: policy.Update, Namespace: "kube-system", Name: "ip-masq-agent", User: c.User, Time: c.Time}
 	if request.Time.IsZero() {
 		request.Time = time.Now()
 	}
-	object := func(value *string) *corev1.ConfigMap {
+	object := func(value *string, annotations map[string]string) *corev1.ConfigMap {
 		if value == nil {
 			return nil
 		}
 		return &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: request.Namespace, Name: request.Name}, Data: map[string]string{policy.ConfigKey: *value},
+			ObjectMeta: metav1.ObjectMeta{Namespace: request.Namespace, Name: request.Name, Annotations: annotations},
+			Data:       map[string]string{policy.ConfigKey: *value},
 		}
 	}
-	request.Object, request.Old = object(c.Config), object(c.Old)
+	request.Object, request.Old = object(c.Config, c.Annotations), object(c.Old, c.OldAnnotations)
 	switch {
 	case request.Object == nil:
 		request.Operation = policy.Delete
 	case request.Old == nil:
 		request.Operation = policy.Create
-		request.Object.Annotations = c.Annotations
-	default:
-		request.Object.Annotations = c.Annotations
 	}
 	var kinds [3][]policy.Range
 	for i, texts := range [][]string{c.Cluster.Node, c.Cluster.Pod, c.Cluster.Service} {
