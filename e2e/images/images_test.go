@@ -285,15 +285,20 @@ func TestImages(t *testing.T) {
 	})
 }
 
-// TestAgentImageOfAnotherArchitecture builds the agent's for a machine that this is not:
-// nothing of it can run here, but all of it can be looked at.
-func TestAgentImageOfAnotherArchitecture(t *testing.T) {
-	img := build(t, []string{"ARCH=arm64"}, "agent")["agent"]
-	if img.config.Architecture != "arm64" {
-		t.Errorf("architecture %s", img.config.Architecture)
+// TestImagesOfAnotherArchitecture builds both for a machine that this is not: nothing of
+// them can run here, but all of them can be looked at.
+func TestImagesOfAnotherArchitecture(t *testing.T) {
+	images := build(t, []string{"ARCH=arm64"}, "webhook", "agent")
+	for name, list := range map[string]string{"webhook": "webhook", "agent": "agent-arm64"} {
+		t.Run(name, func(t *testing.T) {
+			img := images[name]
+			if img.config.Architecture != "arm64" || img.config.OS != "linux" {
+				t.Errorf("for %s/%s", img.config.OS, img.config.Architecture)
+			}
+			golden(t, list, img.list())
+			linked(t, img, elf.EM_AARCH64)
+		})
 	}
-	golden(t, "agent-arm64", img.list())
-	linked(t, img, elf.EM_AARCH64)
 }
 
 // linked shows that each program and library finds in the image whatever it is linked

@@ -3,6 +3,9 @@ package twonode_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -263,6 +266,55 @@ func TestUninstallCleansNodes(t *testing.T) {
 		}
 	}
 	p.nothingLeft(t)
+}
+
+// What the README says of the installation, and docs/operations.md of the upgrade and the
+// end, is done word for word.
+func TestDocumentedCommands(t *testing.T) {
+	p := need(t)
+	p.kubectl(t, configMapOf("nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\nresyncInterval: 5s\n"), "apply", "-f", "-")
+	p.documented(t, "README.md", "## Install", 0)
+	for _, n := range p.Nodes() {
+		eventually(t, time.Minute, holds(n, save4, approved4...))
+	}
+	if err := p.refuses(t.Context()); err != nil {
+		t.Error(err)
+	}
+	p.documented(t, "docs/operations.md", "### Upgrade", 0)
+	p.documented(t, "docs/operations.md", "### Uninstall", 1)
+	for _, n := range p.Nodes() {
+		if nat, err := n.Run(t.Context(), save4, "-t", "nat"); err != nil || strings.Contains(nat, masqChain) {
+			t.Errorf("%s (%v):\n%s", n.Name, err, nat)
+		}
+	}
+	p.nothingLeft(t)
+}
+
+// documented runs the commands of a section of a document, in its code block of this
+// number, as somebody would in a checkout.
+func (p *product) documented(t *testing.T, file, heading string, block int) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(text), "\n"+heading+"\n")
+	if !found {
+		t.Fatalf("%s has no %s", file, heading)
+	}
+	blocks := strings.Split(section, "\n```")
+	if len(blocks) < 2*block+2 || !strings.HasPrefix(blocks[2*block+1], "\nhelm ") {
+		t.Fatalf("%s, %s: code block %d is not of helm", file, heading, block)
+	}
+	commands := blocks[2*block+1]
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	shell := exec.CommandContext(ctx, "sh", "-eux", "-c", commands)
+	shell.Dir = root
+	shell.Env = append(os.Environ(), "KUBECONFIG="+p.Admin, "HOME="+place.Folder, "PATH="+filepath.Dir(p.helm)+":"+os.Getenv("PATH"))
+	if out, err := shell.CombinedOutput(); err != nil {
+		t.Fatalf("%s, %s: %v\n%s", file, heading, err, out)
+	}
 }
 
 // nothingLeft fails the test for what the API has of ours after an uninstall.
