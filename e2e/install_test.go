@@ -109,13 +109,13 @@ type installation struct {
 
 func (i *installation) kubectl() kubectl { return i.controlPlane.kubectl() }
 
-// change installs or upgrades with these values.
-func (i *installation) change(t *testing.T, verb string, args ...string) {
+// upgrade upgrades to our chart with these values.
+func (i *installation) upgrade(t *testing.T, args ...string) {
 	t.Helper()
-	i.changeTo(t, chart, verb, args...)
+	i.changeTo(t, chart, "upgrade", args...)
 }
 
-// changeTo does so with another chart.
+// changeTo installs a chart, or upgrades to it.
 func (i *installation) changeTo(t *testing.T, chart, verb string, args ...string) {
 	t.Helper()
 	i.must(t, append([]string{
@@ -279,16 +279,16 @@ func TestChartLife(t *testing.T) {
 			t.Errorf("%s: %v", change, err)
 		}
 	}
-	i.change(t, "upgrade", "--set", "configMap.create=true")
+	i.upgrade(t, "--set", "configMap.create=true")
 	unharmed(t, "upgrade without a change")
-	i.change(t, "upgrade", "--set", "configMap.create=true,webhook.timeoutSeconds=7,cluster.podCIDRs={10.244.0.0/16}")
+	i.upgrade(t, "--set", "configMap.create=true,webhook.timeoutSeconds=7,cluster.podCIDRs={10.244.0.0/16}")
 	unharmed(t, "upgrade")
 	if got := k.must(t, "", "get", "validatingwebhookconfiguration", release, "-o", "jsonpath={.webhooks[0].timeoutSeconds}").stdout; got != "7" {
 		t.Errorf("timeoutSeconds is %s after the upgrade", got)
 	}
-	i.change(t, "upgrade", "--server-side=false", "--set", "configMap.create=true,webhook.timeoutSeconds=8")
+	i.upgrade(t, "--server-side=false", "--set", "configMap.create=true,webhook.timeoutSeconds=8")
 	unharmed(t, "upgrade on the client's side")
-	i.change(t, "upgrade", "--server-side=false", "--set", "configMap.create=true,webhook.timeoutSeconds=9")
+	i.upgrade(t, "--server-side=false", "--set", "configMap.create=true,webhook.timeoutSeconds=9")
 	unharmed(t, "second upgrade on the client's side")
 	i.must(t, "rollback", release, "2", "--namespace", i.namespace)
 	unharmed(t, "rollback")

@@ -12,7 +12,7 @@ import (
 
 // FuzzParse compares the meaning with Cilium's own; this is what is said of it.
 func TestParseForCilium(t *testing.T) {
-	prefixes := func(texts ...string) []netip.Prefix {
+	listOf := func(texts ...string) []netip.Prefix {
 		var list []netip.Prefix
 		for _, text := range texts {
 			list = append(list, netip.MustParsePrefix(text))
@@ -27,11 +27,11 @@ func TestParseForCilium(t *testing.T) {
 	}{
 		{
 			name: "nothing to say", text: "nonMasqueradeCIDRs:\n- 10.0.0.0/8\nmasqLinkLocal: true\n",
-			want: prefixes("10.0.0.0/8"),
+			want: listOf("10.0.0.0/8"),
 		},
 		{
 			name: "host bits", text: "nonMasqueradeCIDRs:\n- 198.15.5.92/24\n",
-			want: prefixes("198.15.5.0/24"),
+			want: listOf("198.15.5.0/24"),
 			problems: []config.Problem{{
 				Code: config.CodeHostBits, Severity: config.Suspicious, Path: "nonMasqueradeCIDRs[0]", Line: 2, Column: 3, Text: "198.15.5.92/24",
 				Message: `"198.15.5.92/24" has host bits set, which Cilium cuts off; other agents refuse the whole text`,
@@ -40,7 +40,7 @@ func TestParseForCilium(t *testing.T) {
 		},
 		{
 			name: "IPv4-mapped", text: "nonMasqueradeCIDRs:\n- ::ffff:10.0.0.0/104\n",
-			want: prefixes("::ffff:10.0.0.0/104"),
+			want: listOf("::ffff:10.0.0.0/104"),
 			problems: []config.Problem{{
 				Code: config.CodeIPv4Mapped, Severity: config.Suspicious, Path: "nonMasqueradeCIDRs[0]", Line: 2, Column: 3, Text: "::ffff:10.0.0.0/104",
 				Message: `"::ffff:10.0.0.0/104" is an IPv4-mapped IPv6 range, which Cilium takes, but no packet has such an address`,
@@ -49,7 +49,7 @@ func TestParseForCilium(t *testing.T) {
 		},
 		{
 			name: "keys that it does not have", text: "nonMasqueradeCIDRs: [10.0.0.0/8]\nresyncInterval: 0s\ncidrLimit: 0\n",
-			want: prefixes("10.0.0.0/8"),
+			want: listOf("10.0.0.0/8"),
 			problems: []config.Problem{
 				{
 					Code: config.CodeIgnoredKey, Severity: config.Suspicious, Path: "resyncInterval", Line: 2, Column: 1, Text: "resyncInterval",
