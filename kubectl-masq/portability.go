@@ -1,0 +1,385 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go4.org/netipx"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
+	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
+	"github.com/ip-masq-guard/ip-masq-guard/policy"
+)
+
+// fate is what becomes of a text in an agent.
+type fate string
+
+// The fates, the worst last.
+const (
+	loads   fate = "loads"
+	refuses fate = "refuses" // what was in force stays; after a first start there is nothing
+	crashes fate = "crashes" // the process ends, again and again
+	breaks  fate = "breaks"  // it is accepted, iptables refuses the rules, and pods lose masquerading
+)
+
+func (f fate) rank() int { return slices.Index([]fate{loads, refuses, crashes, breaks}, f) }
+
+// departure is what an agent makes of a problem that its reading of the text has.
+type departure struct {
+	fate    fate
+	says    string // what happens, for people
+	instead string // the message, with the offending text for %q; empty: that of the reading
+}
+
+// foreignAgent is an agent that reads the same ConfigMap.
+type foreignAgent struct {
+	name  string
+	title string
+
+	reads      config.Consumer // whose reading of the text comes nearest; the rest tells how it departs from it
+	reserved   bool            // it runs with --nomasq-all-reserved-ranges where it is at home
+	onFatal    departure       // any fatal problem
+	departures map[config.Code]departure
+	limit      int  // CIDRs that it takes, whatever the text says; 0: what the text says
+	listless   bool // it has no default list once there is a file
+	anyOrder   bool // its rules have another order at each pass
+}
+
+// foreignAgents is the table of known differences. What is in it was seen in runs of
+// these agents, or of their parsers, and tests hold it to what was recorded there.
+func foreignAgents() []foreignAgent {
+	const emptyChain = "it takes the range, and iptables then refuses the rules: the jump leads to an empty chain"
+	const ends = "it ends, and again at each restart; rules stay, and nobody heals them"
+	upstream := foreignAgent{
+		name: "upstream", title: "ip-masq-agent", reads: config.Upstream,
+		onFatal: departure{fate: refuses, says: "what was in force stays but is no longer healed, and a node that starts has no rules at all"},
+		departures: map[config.Code]departure{
+			config.CodeNullElement:     {fate: loads, says: "it puts the default range of the same position in its place"},
+			config.CodeResyncTooShort:  {fate: loads, says: "it runs iptables without a pause, and holds its lock away from kube-proxy"},
+			config.CodeIPv4Mapped:      {fate: breaks, says: emptyChain},
+			config.CodeMaskLeadingZero: {fate: breaks, says: emptyChain},
+		},
+	}
+	gke := upstream
+	gke.name, gke.title, gke.reserved = "gke", "ip-masq-agent of GKE", true
+	return []foreignAgent{
+		upstream,
+		gke,
+		{
+			name: "azure", title: "Azure ip-masq-agent-v2", reads: config.Cilium, // the same three keys
+			onFatal: departure{fate: crashes, says: ends},
+			departures: map[config.Code]departure{
+				config.CodeIgnoredKey:      {fate: loads, instead: "%q is no key of this agent, which ignores it"},
+				config.CodeNullElement:     {fate: crashes, says: ends, instead: "the element is empty"},
+				config.CodeHostBits:        {fate: crashes, says: ends, instead: "%q has host bits set"},
+				config.CodeIPv4Mapped:      {fate: breaks, says: "iptables refuses the rules, and " + ends, instead: "%q is an IPv4-mapped IPv6 range"},
+				config.CodeMaskLeadingZero: {fate: breaks, says: "iptables refuses the rules, and " + ends},
+			},
+			limit: 64, listless: true, anyOrder: true,
+		},
+		{
+			name: "cilium", title: "Cilium's ipMasqAgent", reads: config.Cilium, reserved: true,
+			onFatal: departure{fate: refuses, says: "what was in force stays"},
+			departures: map[config.Code]departure{
+				config.CodeHostBits: {fate: loads, says: "it cuts them off", instead: "%q has host bits set"},
+			},
+		},
+	}
+}
+
+// portabilityOptions are the flags of portability.
+type portabilityOptions struct {
+	manifestOptions
+	file           string
+	reserved, ipv6 bool
+	agents         []string
+	output         string
+}
+
+const portabilityExamples = `  # May this file move to GKE, AKS or Cilium?
+  kubectl masq portability -f ip-masq-agent.yaml
+
+  # One of them alone, for a pipeline
+  kubectl masq portability --raw -f config.yaml --agents cilium -o json`
+
+const portabilityHelp = `Tell what other agents make of a configuration, against this project's agent: upstream's ip-masq-agent, GKE's
+(which runs with --nomasq-all-reserved-ranges), Azure's ip-masq-agent-v2 and Cilium's ipMasqAgent. What is told of them was
+seen when they, or their parsers, were given such files.
+
+Exit codes: 0 all of them load it and treat traffic the same; 1 one does not; 2 wrong usage or unreadable input.
+
+JSON output is one object:
+  loads                       whether this project's agent loads it
+  agents[]                    agent and title; fate: loads, refuses (what was in force stays), crashes, or breaks (iptables refuses
+                              the rules), and consequence, what that means; same: it loads and treats traffic as this project's agent does;
+                              spared[]: what it does not masquerade, null where that is not known;
+                              nowMasqueraded[], noLongerMasqueraded[]: what a move to it changes;
+                              remarks[]: code, path, line and column in the file (0: not one place), and message`
+
+func portabilityCommand(std streams) *cobra.Command {
+	var opts portabilityOptions
+	command := &cobra.Command{
+		Use:     "portability -f FILE",
+		Short:   "Tell what other agents make of a configuration",
+		Long:    portabilityHelp,
+		Example: portabilityExamples,
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return portability(opts, std) },
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
+	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
+	flags.StringSliceVar(&opts.agents, "agents", nil, "these `agents` alone: upstream, gke, azure, cilium")
+	flags.BoolVar(&opts.reserved, "nomasq-all-reserved-ranges", false, "the agents run with this flag")
+	flags.BoolVar(&opts.ipv6, "enable-ipv6", false, "the agents run with this flag")
+	opts.manifestOptions.add(flags)
+	return command
+}
+
+// portabilityReport is the documented shape; fields may be added, but not changed.
+type portabilityReport struct {
+	Loads  bool         `json:"loads"`
+	Agents []agentsView `json:"agents"`
+}
+
+// agentsView is what one agent makes of the text.
+type agentsView struct {
+	Agent               string         `json:"agent"`
+	Title               string         `json:"title"`
+	Fate                fate           `json:"fate"`
+	Consequence         string         `json:"consequence"`
+	Same                bool           `json:"same"`
+	Spared              []netip.Prefix `json:"spared"`
+	NowMasqueraded      []netip.Prefix `json:"nowMasqueraded"`
+	NoLongerMasqueraded []netip.Prefix `json:"noLongerMasqueraded"`
+	Remarks             []remark       `json:"remarks"`
+
+	families []ruleset.Decision // nil: not known
+}
+
+type remark struct {
+	Code    config.Code `json:"code"`
+	Path    string      `json:"path"`
+	Line    int         `json:"line"`
+	Column  int         `json:"column"`
+	Message string      `json:"message"`
+}
+
+func portability(opts portabilityOptions, std streams) error {
+	if opts.file == "" {
+		return errNoFile
+	}
+	if opts.output != "text" && opts.output != "json" {
+		return fmt.Errorf("-o %q: want text or json", opts.output)
+	}
+	asked := foreignAgents()
+	for _, name := range opts.agents {
+		if !slices.ContainsFunc(asked, func(a foreignAgent) bool { return a.name == name }) {
+			return fmt.Errorf("--agents %q: want upstream, gke, azure or cilium", name)
+		}
+	}
+	if opts.agents != nil {
+		asked = slices.DeleteFunc(asked, func(a foreignAgent) bool { return !slices.Contains(opts.agents, a.name) })
+	}
+	document, err := opts.read(opts.file, std.in)
+	if err != nil {
+		return err
+	}
+	text, ok := document.configMap.Data[policy.ConfigKey]
+	if !ok {
+		return fmt.Errorf("%s: the ConfigMap has no key %q in data", document.file, policy.ConfigKey)
+	}
+	flags := config.Options{ReservedRanges: opts.reserved, IPv6: opts.ipv6}
+	own, ownFatal := readAs(config.Agent, []byte(text), flags)
+	report := portabilityReport{Loads: !anyFatal(ownFatal), Agents: []agentsView{}}
+	var ours []ruleset.Decision
+	if report.Loads {
+		ours = decisionsOf(own, flags.IPv6)
+	}
+	same := true
+	for _, agent := range asked {
+		view, err := agent.view([]byte(text), flags, ours)
+		if err != nil {
+			return err
+		}
+		for i := range view.Remarks {
+			if r := &view.Remarks[i]; r.Line > 0 {
+				at := document.locate(policy.Finding{Key: policy.ConfigKey, Path: r.Path, Position: config.Position{Line: r.Line, Column: r.Column}})
+				r.Line, r.Column = at.line, at.column
+			}
+		}
+		same = same && view.Same
+		report.Agents = append(report.Agents, view)
+	}
+	if opts.output == "json" {
+		err = writeValue(std.out, report)
+	} else {
+		err = tell(std.out, report.text(document, painter{std.colour}))
+	}
+	if err == nil && !same {
+		return errRefused
+	}
+	return err
+}
+
+// readAs is a text as a consumer with these flags reads it.
+func readAs(consumer config.Consumer, text []byte, flags config.Options) (config.Config, []config.Problem) {
+	c, problems := consumer.Parse(text)
+	if anyFatal(problems) {
+		return c, problems
+	}
+	effective, more := c.For(flags)
+	return effective, append(problems, more...)
+}
+
+// decisionsOf is what is done with IPv4, and with IPv6 where agents hold it.
+func decisionsOf(c config.Config, ipv6 bool) []ruleset.Decision { //nolint:revive // how many families there are
+	decisions := []ruleset.Decision{ruleset.Decide(c, ruleset.IPv4, ruleset.Options{})}
+	if ipv6 {
+		decisions = append(decisions, ruleset.Decide(c, ruleset.IPv6, ruleset.Options{}))
+	}
+	return decisions
+}
+
+// view is what the agent makes of a text with our agents' flags. Ours is what our agent
+// does, nil where it refuses the text.
+func (a foreignAgent) view(text []byte, flags config.Options, ours []ruleset.Decision) (agentsView, error) {
+	v := agentsView{
+		Agent: a.name, Title: a.title, Fate: loads, Remarks: []remark{},
+		NowMasqueraded: []netip.Prefix{}, NoLongerMasqueraded: []netip.Prefix{},
+	}
+	theirs := config.Options{ReservedRanges: a.reserved || flags.ReservedRanges, IPv6: flags.IPv6, Foreign: true}
+	if a.name == "cilium" {
+		theirs = a.reads.Flags(theirs)
+	}
+	c, problems := readAs(a.reads, text, theirs)
+	known := !anyFatal(problems)
+	for _, p := range problems {
+		d, departs := a.departures[p.Code]
+		switch {
+		case p.Code == config.CodeNullElement && departs && !a.defaultAt(p.Path, theirs):
+			d = a.onFatal
+		case departs:
+		case p.Severity == config.Fatal:
+			d = a.onFatal
+		default:
+			d = departure{fate: loads}
+		}
+		message := p.Message
+		if d.instead != "" {
+			message = strings.Replace(d.instead, "%q", strconv.Quote(p.Text), 1)
+		}
+		v.add(d, remark{Code: p.Code, Path: p.Path, Line: p.Line, Column: p.Column, Message: message})
+	}
+	if known && a.listless && c.ListAbsent() {
+		c.NonMasquerade = nil
+	}
+	if known && a.limit > 0 && len(c.NonMasquerade) > a.limit {
+		at := c.At(config.KeyNonMasqueradeCIDRs)
+		v.add(a.onFatal, remark{
+			Code: config.CodeCIDRLimit, Path: config.KeyNonMasqueradeCIDRs, Line: at.Line, Column: at.Column,
+			Message: fmt.Sprintf("%d CIDRs, and its limit is %d, whatever cidrLimit says", len(c.NonMasquerade), a.limit),
+		})
+	}
+	if a.anyOrder && len(c.NonMasquerade) > 1 {
+		v.add(departure{fate: loads}, remark{Message: "its rules have another order at each pass, with the same meaning"})
+	}
+	if !known || v.Fate != loads {
+		return v, nil
+	}
+	v.families = decisionsOf(c, flags.IPv6)
+	return v, v.compareTo(ours)
+}
+
+// add takes what an agent says of the text, and the worst fate of all.
+func (v *agentsView) add(d departure, r remark) {
+	switch {
+	case d.fate.rank() > v.Fate.rank():
+		v.Fate, v.Consequence = d.fate, d.says
+	case d.fate == loads && d.says != "":
+		r.Message += "; " + d.says
+	}
+	v.Remarks = append(v.Remarks, r)
+}
+
+// defaultAt tells whether the default list has an element at the position of a path: Go's
+// decoder leaves what is there where the text has null.
+func (a foreignAgent) defaultAt(path string, flags config.Options) bool {
+	defaults, _ := config.Default().For(config.Options{ReservedRanges: flags.ReservedRanges, IPv6: true})
+	index, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(path, config.KeyNonMasqueradeCIDRs+"["), "]"))
+	return err == nil && index < len(defaults.NonMasquerade)
+}
+
+// compareTo tells what a move from our agent changes.
+func (v *agentsView) compareTo(ours []ruleset.Decision) error {
+	v.Spared = []netip.Prefix{}
+	v.Same = ours != nil
+	list := func(set *netipx.IPSet) []netip.Prefix { return append([]netip.Prefix{}, set.Prefixes()...) }
+	for i, theirs := range v.families {
+		spared, err := theirs.SparedSet()
+		if err != nil {
+			return err
+		}
+		v.Spared = append(v.Spared, list(spared)...)
+		if ours == nil {
+			continue
+		}
+		changed, err := ruleset.Compare(ours[i], theirs)
+		if err != nil {
+			return err
+		}
+		v.NowMasqueraded = append(v.NowMasqueraded, list(changed.NowMasqueraded)...)
+		v.NoLongerMasqueraded = append(v.NoLongerMasqueraded, list(changed.NoLongerMasqueraded)...)
+	}
+	v.Same = v.Same && len(v.NowMasqueraded)+len(v.NoLongerMasqueraded) == 0
+	return nil
+}
+
+// maxListed bounds the ranges in one line of text; JSON has all.
+const maxListed = 6
+
+func (r portabilityReport) text(document *document, p painter) string {
+	var b strings.Builder
+	if !r.Loads {
+		b.WriteString("This project's agent does not load it; check tells why.\n")
+	}
+	some := func(ranges []netip.Prefix) string {
+		if len(ranges) > maxListed {
+			return joined(ranges[:maxListed]) + fmt.Sprintf(" and %d more", len(ranges)-maxListed)
+		}
+		return joined(ranges)
+	}
+	for _, v := range r.Agents {
+		said, colour := "loads, and treats traffic the same", bold
+		switch {
+		case v.Fate != loads:
+			said, colour = string(v.Fate)+": "+v.Consequence, red
+		case v.Spared == nil:
+			said, colour = "loads, with another meaning", yellow
+		case !r.Loads:
+			said, colour = "loads", yellow
+		case !v.Same:
+			said, colour = "loads, and treats traffic otherwise", yellow
+		}
+		fmt.Fprintf(&b, "%s: %s\n", p.paint(bold, v.Title), p.paint(colour, said))
+		if len(v.NowMasqueraded) > 0 {
+			b.WriteString("  masqueraded there alone: " + some(v.NowMasqueraded) + "\n")
+		}
+		if len(v.NoLongerMasqueraded) > 0 {
+			b.WriteString("  spared there alone: " + some(v.NoLongerMasqueraded) + "\n")
+		}
+		for _, remark := range v.Remarks {
+			b.WriteString("  ")
+			if remark.Line > 0 {
+				b.WriteString(printable(document.file) + place{line: remark.Line, column: remark.Column}.suffix() + ": ")
+			}
+			b.WriteString(printable(remark.Message) + "\n")
+		}
+	}
+	return b.String()
+}
