@@ -2,7 +2,6 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-OPA := github.com/open-policy-agent/opa@v1.22.2
 FUZZTIME ?= 30s
 
 # Static programs, the same bytes from the same source.
@@ -19,7 +18,7 @@ REQUIRE_IMAGES := $(shell [ "$$(id -u)" != 0 ] || echo REQUIRE_IMAGES=1)
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build test netns e2e bench fuzz golden lint demo deps controlplane helm images nodes twonode cluster-up cluster-down clean
+.PHONY: help build test netns e2e bench fuzz golden lint demo deps controlplane helm regotools images nodes twonode cluster-up cluster-down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +26,7 @@ help: ## list the targets
 build: ## build bin/webhook, bin/agent and bin/kubectl-masq (static)
 	$(GOBUILD) -o bin/ ./webhook ./agent ./kubectl-masq
 
-test: deps controlplane helm build ## run every test: units, rules, kernel, packets, API server, chart, images, two nodes; installs what it needs
+test: deps controlplane helm regotools build ## run every test: units, rules, kernel, packets, API server, chart, images, two nodes; installs what it needs
 	$(REQUIRE_ALL) $(REQUIRE_IMAGES) go test -race -count=1 -timeout 30m $(ISOLATED) ./...
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory twonode; \
 	else echo 'NOT RUN, since only root can: the tests of the images and of the two-node cluster'; fi
@@ -35,7 +34,7 @@ test: deps controlplane helm build ## run every test: units, rules, kernel, pack
 netns: deps ## run the tests that program a kernel, in namespaces of their own
 	REQUIRE_NETNS=1 go test -race -count=1 $(ISOLATED) ./agent/... ./e2e/netns
 
-e2e: deps controlplane helm build twonode ## of these, the tests of a real API server, kubectl, kernel and cluster (root)
+e2e: deps controlplane helm regotools build twonode ## of these, the tests of a real API server, kubectl, kernel and cluster (root)
 	$(REQUIRE_ALL) $(REQUIRE_IMAGES) go test -race -count=1 -timeout 20m $(ISOLATED) ./e2e/...
 
 twonode: deps controlplane nodes helm build ## of these, the tests of the two-node cluster alone: five minutes (root)
@@ -57,24 +56,28 @@ fuzz: ## fuzz the parser and the decision, FUZZTIME each (30s)
 	go test -run '^$$' -fuzz FuzzEdit -fuzztime $(FUZZTIME) ./agent/winbridge
 	go test -run '^$$' -fuzz FuzzDecide -fuzztime $(FUZZTIME) ./policy
 
-golden: deps controlplane helm build ## rewrite the golden files from what the code does now; read the diff
+golden: deps controlplane helm regotools build ## rewrite the golden files from what the code does now; read the diff
 	$(REQUIRE_ALL) go test -count=1 $(ISOLATED) ./agent/ruleset ./agent/winbridge ./policy ./webhook ./kubectl-masq ./e2e -args -update
 
 lint: ## check the code, the rules and the module files
 	go run $(GOLANGCI_LINT) run ./...
-	go run $(OPA) fmt --fail --list policy
-	go run $(OPA) check --strict --schema policy/schema/input.json --capabilities policy/capabilities.json policy/rules
+	$$(e2e/regotools/build.sh)/opa fmt --fail --list policy docs/examples
+	$$(e2e/regotools/build.sh)/opa check --strict --schema policy/schema/input.json --capabilities policy/capabilities.json policy/rules docs/examples/rules
 	go mod tidy -diff
 	cd e2e/cluster && go mod tidy -diff
 	cd e2e/certmanager && go mod tidy -diff
 	cd e2e/helm && go mod tidy -diff
 	cd e2e/prometheus && go mod tidy -diff
+	cd e2e/regotools && go mod tidy -diff
 
 deps: ## install the commands that tests and demo need (Debian: apt-get)
 	@.ci/deps
 
 helm: ## build helm once, into the same cache
 	@e2e/helm/build.sh
+
+regotools: ## build opa and conftest once, into the same cache
+	@e2e/regotools/build.sh
 
 images: ## test the images, and write both to dist/ as docker-archives (root)
 	@.ci/deps
