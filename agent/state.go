@@ -128,7 +128,7 @@ func (s *store) clear() error {
 	if s.dir == "" || s.kept == nothing {
 		return nil
 	}
-	err := os.Remove(filepath.Join(s.dir, s.name())) //nolint:gosec // in the folder it is told to use
+	err := os.Remove(filepath.Join(s.dir, s.name()))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the last valid configuration: %w", err)
 	}
@@ -180,7 +180,7 @@ const temporary = ".tmp"
 // replace writes a file by rename, durably: first its content reaches the disk,
 // then its name.
 func replace(dir, name string, content []byte) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil { //nolint:gosec // the folder it is told to use
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	path := filepath.Join(dir, name)
@@ -188,14 +188,14 @@ func replace(dir, name string, content []byte) error {
 	if err := writeSynced(unfinished, content); err != nil {
 		return err
 	}
-	if err := os.Rename(unfinished, path); err != nil { //nolint:gosec // in the folder it is told to use
+	if err := os.Rename(unfinished, path); err != nil {
 		return err
 	}
 	return syncDir(dir)
 }
 
 func writeSynced(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // in the folder it is told to use
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

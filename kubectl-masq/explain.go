@@ -42,7 +42,7 @@ source address they arrive, and which line decides it.
 Exit codes: 0 explained; 2 wrong usage, or a configuration that agents would not load.
 
 JSON output is one object:
-  address, verdict            verdict is masqueraded, not-masqueraded or depends (on --from, --out-interface)
+  address, verdict            the second is masqueraded, not-masqueraded or depends (on --from, --out-interface)
   source                      whose address the destination sees: node, pod, or empty where it depends
   reason                      in words
   decidedBy                   path, prefix, line and column in the file (0: not in the file); null where no range holds the address

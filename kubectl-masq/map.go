@@ -74,7 +74,7 @@ func draw(opts mapOptions, given func(flag string) bool, std streams) error {
 	if err != nil {
 		return fmt.Errorf("--within %q is not a CIDR", opts.within)
 	}
-	if err := addressmap.CheckWithin(within); err != nil {
+	if err = addressmap.CheckWithin(within); err != nil {
 		return fmt.Errorf("--within: %w", err)
 	}
 	pictures, err := opts.pictures(within, given, std)

@@ -107,7 +107,7 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err != nil {
 		return nil, err
 	}
-	if err := checkCustomIDs(params, added); err != nil {
+	if err = checkCustomIDs(params, added); err != nil {
 		return nil, err
 	}
 	e.entries = slices.Concat(entries, added)

@@ -16,6 +16,8 @@ import (
 )
 
 // Complaint is one thing that the author of a set of rules should know.
+//
+//nolint:errname // it is no error of a call, though it can be told as one
 type Complaint struct {
 	RuleError
 
@@ -120,7 +122,7 @@ func idOf(module *ast.Module) string {
 
 // complain makes complaints of an error that joins others.
 func complain(err error, hint string) []Complaint {
-	if several, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // every error of the tree is wanted
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
 		var all []Complaint
 		for _, one := range several.Unwrap() {
 			all = append(all, complain(one, hint)...)

@@ -227,7 +227,7 @@ func TestSampleInputs(t *testing.T) {
 		}
 		file := filepath.Join("samples", sample.Name+".input.json")
 		if *rewrite {
-			if err := os.WriteFile(file, got, 0o600); err != nil {
+			if err = os.WriteFile(file, got, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 
@@ -18,7 +19,7 @@ import (
 
 // bypassAnnotation on an edit gives the reason why its author overrides the rules. It
 // counts in the edit that brings or changes it, and in no later one.
-const bypassAnnotation = "ip-masq-guard.io/bypass"
+const bypassAnnotation = "ip-masq-guard.io/bypass" //nolint:gosec // a name, no credential
 
 // bypassVerb on the ConfigMap is what its author must have the right to.
 const bypassVerb = "bypass"
@@ -66,9 +67,7 @@ type receipt struct {
 }
 
 func (r receipt) add(response *admissionv1.AdmissionResponse) {
-	for key, value := range r.audit {
-		response.AuditAnnotations[key] = value
-	}
+	maps.Copy(response.AuditAnnotations, r.audit)
 	if r.warning != "" {
 		response.Warnings = boundWarnings(slices.Insert(response.Warnings, 0, policy.WarningLine(r.warning)))
 	}
