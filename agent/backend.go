@@ -88,9 +88,9 @@ func chooseBackend(ctx context.Context, opts options) (iptables.Backend, string,
 			return nativeTable, "no iptables command is installed", nil
 		}
 		return "", "", errors.Join(err, missing)
-	default:
-		return chooseIPTables(ctx, opts.iptables)
+	case byIPTables:
 	}
+	return chooseIPTables(ctx, opts.iptables)
 }
 
 func chooseIPTables(ctx context.Context, wanted iptables.Backend) (iptables.Backend, string, error) {

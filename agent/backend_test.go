@@ -258,11 +258,13 @@ func TestAutomaticBackend(t *testing.T) {
 	}{
 		{"nothing tells", nil, everyCommand, 0, `^IPv4: chain IP-MASQ-AGENT holds 5 rules; `},
 		{
-			"kube-proxy in nftables mode", []string{"nft add table ip kube-proxy", "iptables-nft -t mangle -N KUBE-IPTABLES-HINT"},
+			"kube-proxy in nftables mode",
+			[]string{"nft add table ip kube-proxy", "iptables-nft -t mangle -N KUBE-IPTABLES-HINT"},
 			everyCommand, 0, `^IPv4: table ip-masq-guard-IP-MASQ-AGENT holds 3 rules; written because of table-missing\n$`,
 		},
 		{
-			"kube-proxy in iptables mode", []string{"iptables-nft -t nat -N KUBE-POSTROUTING"},
+			"kube-proxy in iptables mode",
+			[]string{"iptables-nft -t nat -N KUBE-POSTROUTING"},
 			everyCommand, 0, `^IPv4: chain IP-MASQ-AGENT holds 5 rules; `,
 		},
 		{"no iptables", nil, only(t, "nft"), 0, `^IPv4: table ip-masq-guard-IP-MASQ-AGENT holds 3 rules; `},

@@ -295,11 +295,11 @@ func (c *controlPlane) ready() error {
 	return nil
 }
 
-// forget removes an object behind the API server's back, which nothing but the
+// forget removes an object of kube-system behind the API server's back, which nothing but the
 // absence of any rule could do with a ConfigMap whose deletion is denied.
-func (c *controlPlane) forget(t *testing.T, resource, namespace, name string) {
+func (c *controlPlane) forget(t *testing.T, resource, name string) {
 	t.Helper()
-	key := base64.StdEncoding.EncodeToString([]byte("/registry/" + resource + "/" + namespace + "/" + name))
+	key := base64.StdEncoding.EncodeToString([]byte("/registry/" + resource + "/" + kubeSystem + "/" + name))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.etcd+"/v3/kv/deleterange",

@@ -75,7 +75,7 @@ func needGuard(t *testing.T) *guard {
 	}
 	g := theGuard.guard
 	g.showLogOfFailure(t)
-	t.Cleanup(func() { c.forget(t, "configmaps", kubeSystem, configMap) })
+	t.Cleanup(func() { c.forget(t, "configmaps", configMap) })
 	return g
 }
 

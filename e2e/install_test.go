@@ -505,7 +505,7 @@ func TestProbe(t *testing.T) {
 			}
 			if tt.stored != "" {
 				k.must(t, manifest(tt.stored), "create", "-f", "-")
-				t.Cleanup(func() { g.cluster.forget(t, "configmaps", kubeSystem, configMap) })
+				t.Cleanup(func() { g.cluster.forget(t, "configmaps", configMap) })
 			}
 			p, err := startProcess(t.TempDir(), "probe", append([]string{program(t, "webhook"), "--kubeconfig=" + i.account(t, release+"-test")}, flags...)...)
 			if err != nil {

@@ -74,8 +74,8 @@ func stateOf(metrics string) (rulesState, error) {
 	return state, err
 }
 
-// untilSet waits until a webhook has a rule set in a state, and returns the revision.
-func untilSet(t *testing.T, metrics, name, state string) string {
+// untilSet waits until a webhook has the rule set payments in a state, and returns the revision.
+func untilSet(t *testing.T, metrics, state string) string {
 	t.Helper()
 	revision := ""
 	eventually(t, 10*time.Second, func() error {
@@ -85,11 +85,11 @@ func untilSet(t *testing.T, metrics, name, state string) string {
 		}
 		revision = now.Rules.Revision
 		for _, set := range now.Rules.Sets {
-			if set.Name == name && set.State == state {
+			if set.Name == "payments" && set.State == state {
 				return nil
 			}
 		}
-		return fmt.Errorf("rule set %s is not %s: %+v", name, state, now.Rules.Sets)
+		return fmt.Errorf("the rule set payments is not %s: %+v", state, now.Rules.Sets)
 	})
 	return revision
 }
@@ -123,8 +123,8 @@ func TestRuleSets(t *testing.T) {
 	began := time.Now()
 	i.refusedBy(t, partnerConfig, "203.0.113.0/24 spares the partners")
 	t.Logf("enforced %s after the write", time.Since(began).Round(10*time.Millisecond))
-	first := untilSet(t, i.metrics, "payments", "in-force")
-	if other := untilSet(t, second, "payments", "in-force"); other != first || first == before.Rules.Revision {
+	first := untilSet(t, i.metrics, "in-force")
+	if other := untilSet(t, second, "in-force"); other != first || first == before.Rules.Revision {
 		t.Errorf("revisions are %s and %s, and were %s", first, other, before.Rules.Revision)
 	}
 
@@ -134,7 +134,7 @@ func TestRuleSets(t *testing.T) {
 		t.Errorf("exit %d after %d visits:\n%s", exit, visits, transcript)
 	}
 	golden(t, strings.NewReplacer(i.namespace, "NAMESPACE").Replace(transcript))
-	mended := untilSet(t, i.metrics, "payments", "in-force")
+	mended := untilSet(t, i.metrics, "in-force")
 	eventually(t, 10*time.Second, func() error {
 		now, err := stateOf(i.metrics)
 		if err == nil && now.Rules.Revision == first {
@@ -159,12 +159,12 @@ func TestRuleSets(t *testing.T) {
 		}
 		return nil
 	})
-	untilSet(t, i.metrics, "payments", "last-good")
+	untilSet(t, i.metrics, "last-good")
 	i.refusedBy(t, strings.ReplaceAll(partnerConfig, "203.0.113", "198.51.100"), "198.51.100.0/24 spares the partners")
 	// Nor after a restart.
 	i.webhook.kill()
 	i.runWebhook(t)
-	if kept := untilSet(t, i.metrics, "payments", "last-good"); kept != mended {
+	if kept := untilSet(t, i.metrics, "last-good"); kept != mended {
 		t.Errorf("revision %s after the restart, want %s", kept, mended)
 	}
 	i.refusedBy(t, strings.ReplaceAll(partnerConfig, "203.0.113", "198.51.100"), "198.51.100.0/24 spares the partners")
@@ -226,7 +226,7 @@ func (i *installation) useRuleSets(t *testing.T) {
 	t.Helper()
 	k := i.kubectl()
 	k.must(t, ruleSet(i.namespace, "payments", "partners.rego", partnerRules, "partners_test.rego", partnerTests), "create", "-f", "-")
-	untilSet(t, i.metrics, "payments", "in-force")
+	untilSet(t, i.metrics, "in-force")
 	k.must(t, "", "delete", "configmap", "payments", "-n", i.namespace)
 	got := k.run(t.Context(), strings.Replace(manifestOf(i.guarded, configMap, "data", "config", "nonMasqueradeCIDRs: [0.0.0.0/0]\n"),
 		"metadata:", "metadata:\n  annotations: {ip-masq-guard.io/bypass: a test}", 1), "apply", "--dry-run=server", "-f", "-")
@@ -250,8 +250,8 @@ func TestBypass(t *testing.T) {
 		k.must(t, "", "create", "role", name, "-n", kubeSystem, "--verb="+strings.Join(verbs, ","), "--resource=configmaps", "--resource-name="+configMap)
 		k.must(t, "", "create", "rolebinding", name, "-n", kubeSystem, "--role="+name, "--user="+user)
 		t.Cleanup(func() {
-			g.cluster.forget(t, "rolebindings", kubeSystem, name)
-			g.cluster.forget(t, "roles", kubeSystem, name)
+			g.cluster.forget(t, "rolebindings", name)
+			g.cluster.forget(t, "roles", name)
 		})
 		own := k
 		own.as = user
@@ -265,14 +265,20 @@ func TestBypass(t *testing.T) {
 		exit int
 		want string
 	}{
-		{"without the right", operator, with("outage 7", open), 1,
-			"Warning: not bypassed: operator has no right to the verb bypass on configmap ip-masq-agent in kube-system\n"},
+		{
+			"without the right", operator, with("outage 7", open), 1,
+			"Warning: not bypassed: operator has no right to the verb bypass on configmap ip-masq-agent in kube-system\n",
+		},
 		{"with the right, without a reason", breaker, with(`""`, open), 1, "masquerade-not-disabled"},
-		{"what agents would not load", breaker, with("outage 7", broken), 1,
-			"Warning: not bypassed: agents would not load the configuration, or it could not be judged\n"},
+		{
+			"what agents would not load", breaker, with("outage 7", broken), 1,
+			"Warning: not bypassed: agents would not load the configuration, or it could not be judged\n",
+		},
 		{"with the right", breaker, with("outage 7", open), 0, "bypassed (outage 7): "},
-		{"a later edit with the same reason", breaker, with("outage 7", open+"resyncInterval: 2s\n"), 1,
-			"Warning: not bypassed: the annotation ip-masq-guard.io/bypass is that of an earlier edit; write the reason for this one\n"},
+		{
+			"a later edit with the same reason", breaker, with("outage 7", open+"resyncInterval: 2s\n"), 1,
+			"Warning: not bypassed: the annotation ip-masq-guard.io/bypass is that of an earlier edit; write the reason for this one\n",
+		},
 		{"a later edit with its own", breaker, with("outage 8", open+"resyncInterval: 2s\n"), 0, "bypassed (outage 8): "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

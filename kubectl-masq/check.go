@@ -269,9 +269,9 @@ func (o manifestOptions) read(path string, stdin io.Reader) (*document, error) {
 func readInput(path string, stdin io.Reader) (name string, text []byte, err error) {
 	name, reader := "<stdin>", stdin
 	if path != "-" {
-		file, err := os.Open(path) //nolint:gosec // the user names it
-		if err != nil {
-			return "", nil, fmt.Errorf("reading the manifest: %w", err)
+		file, missing := os.Open(path) //nolint:gosec // the user names it
+		if missing != nil {
+			return "", nil, fmt.Errorf("reading the manifest: %w", missing)
 		}
 		defer file.Close() //nolint:errcheck // read only: nothing can be lost
 		name, reader = path, file

@@ -109,9 +109,9 @@ func diff(opts diffOptions, oldFile, newFile string, given func(flag string) boo
 	}
 	var treatments [2]*treatment
 	for i, file := range []string{oldFile, newFile} {
-		document, err := opts.manifestOptions.read(file, std.in)
-		if err != nil {
-			return err
+		document, unreadable := opts.read(file, std.in)
+		if unreadable != nil {
+			return unreadable
 		}
 		if treatments[i], err = opts.treat(document, params); err != nil {
 			return err
