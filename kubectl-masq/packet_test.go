@@ -137,6 +137,7 @@ func randomAddress(random *rand.Rand) netip.Addr {
 // randomConfig lists ranges around and beside the addresses of a pool.
 func randomConfig(random *rand.Rand, pool []netip.Addr) string {
 	listed := map[netip.Prefix]bool{} // in either list: agents refuse a range in both
+	shortest := 0
 	ranges := func(count int) string {
 		var texts []string
 		for range count {
@@ -147,7 +148,7 @@ func randomConfig(random *rand.Rand, pool []netip.Addr) string {
 				bytes[(bits-1)/8] ^= 1 << (7 - (bits-1)%8)
 				address, _ = netip.AddrFromSlice(bytes)
 			}
-			if prefix := netip.PrefixFrom(address, bits).Masked(); !listed[prefix] {
+			if prefix := netip.PrefixFrom(address, bits).Masked(); !listed[prefix] && bits >= shortest {
 				listed[prefix] = true
 				texts = append(texts, fmt.Sprintf("%q", prefix))
 			}
@@ -157,6 +158,8 @@ func randomConfig(random *rand.Rand, pool []netip.Addr) string {
 	var text strings.Builder
 	if random.IntN(8) > 0 {
 		text.WriteString("nonMasqueradeCIDRs: " + ranges(random.IntN(12)))
+	} else {
+		shortest = 25 // longer than every range of the default lists, which holds then
 	}
 	if random.IntN(2) == 0 {
 		text.WriteString("masqueradeCIDRs: " + ranges(random.IntN(4)))
