@@ -71,22 +71,45 @@ func TestChaos(t *testing.T) {
 	}
 	t.Logf("%s=%d %s=%s", chaosSeed, seed, chaosDuration, lasts)
 	agentBinary(t)
-	for i, name := range backendNames() {
-		t.Run(name, func(t *testing.T) {
+	for i, form := range forms() {
+		t.Run(form.name, func(t *testing.T) {
 			t.Parallel()
-			c := newChaos(t, name, rand.New(rand.NewPCG(seed, uint64(i))))
+			c := newChaos(t, form, rand.New(rand.NewPCG(seed, uint64(i))))
 			c.run(lasts)
 		})
 	}
 }
 
+// form is where rules of ours are, and what goes with it.
+type form struct {
+	name     string
+	flag     string   // of an agent that has them there
+	programs []string // that the agent runs
+	rules    func(ctx context.Context, host *netns.Host) ([]string, error)
+	harms    func(*chaos) []harm
+}
+
+func forms() []form {
+	var all []form
+	for _, backend := range backendNames() {
+		all = append(all, form{
+			backend, "--iptables-backend=" + backend, iptablesPrograms(),
+			func(ctx context.Context, host *netns.Host) ([]string, error) {
+				return iptablesRules(ctx, host, backend)
+			},
+			func(c *chaos) []harm { return c.iptablesHarms(backend) },
+		})
+	}
+	return append(all, form{"nftables", natives()[0], []string{"nft"}, nativeRules, (*chaos).nativeHarms})
+}
+
 // chaos is one node, its agent, and what happens to them.
 type chaos struct {
 	*testing.T
-	backend backend
-	lab     *netns.Lab
-	chance  *rand.Rand
-	ctx     context.Context //nolint:containedctx // of the test, for every process in it
+	form   form
+	lab    *netns.Lab
+	chance *rand.Rand
+	ctx    context.Context //nolint:containedctx // of the test, for every process in it
 
 	programs string    // the agent's whole PATH
 	holder   *exec.Cmd // holds the mount namespace in which the state's disk is
@@ -123,7 +146,7 @@ type window struct {
 	wrong    int
 }
 
-func newChaos(t *testing.T, name string, chance *rand.Rand) *chaos {
+func newChaos(t *testing.T, form form, chance *rand.Rand) *chaos {
 	t.Helper()
 	lab, err := netns.NewLab(sparedDestination, masqueradedDestination)
 	if err != nil {
@@ -136,7 +159,7 @@ func newChaos(t *testing.T, name string, chance *rand.Rand) *chaos {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &chaos{
-		T: t, backend: backend{name, lab.Node}, lab: lab, chance: chance, ctx: ctx,
+		T: t, form: form, lab: lab, chance: chance, ctx: ctx,
 		packets: map[netip.Addr]int{}, acts: map[string]int{}, fresh: map[string][]string{},
 	}
 	t.Cleanup(func() {
@@ -152,7 +175,8 @@ func newChaos(t *testing.T, name string, chance *rand.Rand) *chaos {
 	})
 	c.privateDisk()
 	c.privatePrograms()
-	for _, more := range []int{0, 1, 3, 100} { // the last one is a set
+	// Those of three and of five have a range in common, next to others. The last one is a set.
+	for _, more := range []int{0, 1, 3, 5, 100} {
 		list := `"10.0.0.0/16"`
 		for i := range more {
 			list += fmt.Sprintf(`, "172.16.%d.0/24"`, more+i)
@@ -199,7 +223,7 @@ func (c *chaos) privatePrograms() {
 	c.installPrograms()
 }
 
-func (*chaos) commands() []string {
+func iptablesPrograms() []string {
 	var names []string
 	for _, family := range []string{"iptables-", "ip6tables-"} {
 		for _, backend := range backendNames() {
@@ -211,7 +235,7 @@ func (*chaos) commands() []string {
 
 func (c *chaos) installPrograms() {
 	c.Helper()
-	for _, name := range c.commands() {
+	for _, name := range c.form.programs {
 		path, err := exec.LookPath(name)
 		if err == nil {
 			err = os.Symlink(path, filepath.Join(c.programs, name))
@@ -222,7 +246,7 @@ func (c *chaos) installPrograms() {
 
 func (c *chaos) removePrograms() {
 	c.Helper()
-	for _, name := range c.commands() {
+	for _, name := range c.form.programs {
 		must(c.T, os.Remove(filepath.Join(c.programs, name)))
 	}
 }
@@ -234,9 +258,9 @@ func (c *chaos) freshStart(text string) []string {
 	must(c.T, err)
 	file := filepath.Join(c.TempDir(), "ip-masq-agent")
 	must(c.T, os.WriteFile(file, []byte(text), 0o600))
-	_, err = host.Run(c.ctx, agentBinary(c), "--once", "--config-path="+file, "--iptables-backend="+c.backend.name)
+	_, err = host.Run(c.ctx, agentBinary(c), "--once", "--config-path="+file, c.form.flag)
 	must(c.T, err)
-	rules, err := c.rules(host)
+	rules, err := c.form.rules(c.ctx, host)
 	must(c.T, errors.Join(err, host.Close()))
 	if len(rules) == 0 {
 		c.Fatal("a fresh start leaves no rules")
@@ -244,9 +268,9 @@ func (c *chaos) freshStart(text string) []string {
 	return rules
 }
 
-// rules are ours on a host, in their order, and then what is in our sets.
-func (c *chaos) rules(host *netns.Host) ([]string, error) {
-	saved, err := host.Run(c.ctx, "iptables-"+c.backend.name+"-save", "-t", "nat")
+// iptablesRules are ours on a host, in their order, and then what is in our sets.
+func iptablesRules(ctx context.Context, host *netns.Host, backend string) ([]string, error) {
+	saved, err := host.Run(ctx, "iptables-"+backend+"-save", "-t", "nat")
 	var rules []string
 	for line := range strings.Lines(saved) {
 		if line = strings.TrimSpace(line); strings.HasPrefix(line, "-A ") && strings.Contains(line, " IP-MASQ-AGENT") {
@@ -256,13 +280,19 @@ func (c *chaos) rules(host *netns.Host) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	sets, err := host.Run(c.ctx, "ipset", "save", "-sorted")
+	sets, err := host.Run(ctx, "ipset", "save", "-sorted")
 	for line := range strings.Lines(sets) {
 		if strings.HasPrefix(line, "add ") {
 			rules = append(rules, strings.TrimSpace(line))
 		}
 	}
 	return rules, err
+}
+
+// nativeRules are the lines of our table.
+func nativeRules(ctx context.Context, host *netns.Host) ([]string, error) {
+	table, err := host.Run(ctx, "nft", "list", "table", "ip", "ip-masq-guard-IP-MASQ-AGENT")
+	return strings.Split(table, "\n"), err
 }
 
 // starts the agent at another time of the monotonic clock.
@@ -273,7 +303,7 @@ func (c *chaos) starts() {
 	days := strconv.Itoa(c.chance.IntN(100) * 86400)
 	c.agent = c.lab.Node.Command(c.ctx, "nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", c.holder.Process.Pid),
 		unshare, "--time", "--monotonic="+days, "--boottime="+days,
-		agentBinary(c), "--config-path="+c.volume.file(), "--iptables-backend="+c.backend.name, "--state-dir="+c.state, "--metrics-bind-address=0")
+		agentBinary(c), "--config-path="+c.volume.file(), c.form.flag, "--state-dir="+c.state, "--metrics-bind-address=0")
 	c.agent.Env = append(c.agent.Env, "PATH="+c.programs)
 	c.agent.Stderr = &c.log
 	must(c.T, c.lab.Node.Start(c.agent))
@@ -296,7 +326,7 @@ func (c *chaos) heals(what string) {
 	const patience = 40 * time.Second
 	want := c.fresh[c.text]
 	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
-		got, err := c.rules(c.lab.Node)
+		got, err := c.form.rules(c.ctx, c.lab.Node)
 		if err == nil && slices.Equal(got, want) {
 			return
 		}
@@ -312,45 +342,70 @@ func (c *chaos) heals(what string) {
 
 // harm is what somebody else does to our rules.
 type harm struct {
-	name     string
-	affects  netip.Addr
-	commands []string // of iptables-restore; empty: it flushes our ipset
+	name    string
+	affects netip.Addr
+	command []string
+	input   string // of the command
 }
 
-func (c *chaos) harms() []harm {
+func (c *chaos) iptablesHarms(backend string) []harm {
 	list := slices.IndexFunc(c.fresh[c.text], func(rule string) bool {
 		return strings.Contains(rule, " 10.0.0.0/16 ") || strings.Contains(rule, " --match-set ")
 	})
 	jump := slices.IndexFunc(c.fresh[c.text], func(rule string) bool { return strings.HasPrefix(rule, "-A POSTROUTING ") })
+	restores := func(name string, affects netip.Addr, lines string) harm {
+		return harm{name, affects, []string{"iptables-" + backend + "-restore", "-w", "--noflush"}, "*nat\n" + lines + "\nCOMMIT\n"}
+	}
 	all := []harm{
-		{"chain flushed", masqueradedDestination, []string{"-F IP-MASQ-AGENT"}},
-		{"jump removed", masqueradedDestination, []string{"-D" + strings.TrimPrefix(c.fresh[c.text][jump], "-A")}},
-		{"POSTROUTING flushed", masqueradedDestination, []string{"-F POSTROUTING"}},
-		{"table flushed", masqueradedDestination, []string{"-F"}},
-		{"table emptied", masqueradedDestination, []string{"-F", "-X"}},
-		{"list removed", sparedDestination, []string{"-D" + strings.TrimPrefix(c.fresh[c.text][list], "-A")}},
-		{"masqueraded before the list", sparedDestination, []string{"-I IP-MASQ-AGENT 1 -j MASQUERADE"}},
-		{"spared before all", masqueradedDestination, []string{"-I IP-MASQ-AGENT 1 -j RETURN"}},
+		restores("chain flushed", masqueradedDestination, "-F IP-MASQ-AGENT"),
+		restores("jump removed", masqueradedDestination, "-D"+strings.TrimPrefix(c.fresh[c.text][jump], "-A")),
+		restores("POSTROUTING flushed", masqueradedDestination, "-F POSTROUTING"),
+		restores("table flushed", masqueradedDestination, "-F"),
+		restores("table emptied", masqueradedDestination, "-F\n-X"),
+		restores("list removed", sparedDestination, "-D"+strings.TrimPrefix(c.fresh[c.text][list], "-A")),
+		restores("masqueraded before the list", sparedDestination, "-I IP-MASQ-AGENT 1 -j MASQUERADE"),
+		restores("spared before all", masqueradedDestination, "-I IP-MASQ-AGENT 1 -j RETURN"),
 	}
 	if c.text == c.texts[len(c.texts)-1] {
-		all = append(all, harm{"set flushed", sparedDestination, nil})
+		all = append(all, harm{"set flushed", sparedDestination, []string{"ipset", "flush"}, ""})
 	}
 	return all
+}
+
+// nativeHarms are each a transaction. Whoever flushes the set, or takes our range out of it,
+// makes spared packets masqueraded; whoever takes the rules away, the chain or the table, the
+// other way round.
+func (*chaos) nativeHarms() []harm {
+	const table = "ip ip-masq-guard-IP-MASQ-AGENT"
+	feeds := func(name string, affects netip.Addr, lines ...string) harm {
+		return harm{name, affects, []string{"nft", "-f", "-"}, strings.Join(lines, "\n") + "\n"}
+	}
+	return []harm{
+		feeds("table deleted", masqueradedDestination, "delete table "+table),
+		feeds("table flushed", masqueradedDestination, "flush table "+table),
+		feeds("table dormant", masqueradedDestination, "add table "+table+" { flags dormant; }"),
+		feeds("ruleset flushed", masqueradedDestination, "flush ruleset"),
+		feeds("chain flushed", masqueradedDestination, "flush chain "+table+" postrouting"),
+		feeds("base chain deleted", masqueradedDestination,
+			"flush chain "+table+" postrouting", "delete chain "+table+" postrouting"),
+		feeds("base chain and set deleted", masqueradedDestination,
+			"flush chain "+table+" postrouting", "delete chain "+table+" postrouting", "delete set "+table+" spared"),
+		feeds("spared before all", masqueradedDestination, "insert rule "+table+" postrouting return"),
+		feeds("masqueraded before the list", sparedDestination, "insert rule "+table+" postrouting masquerade"),
+		feeds("set flushed", sparedDestination, "flush set "+table+" spared"),
+		feeds("element deleted", sparedDestination, "delete element "+table+" spared { 10.0.0.0/16 }"),
+	}
 }
 
 // hurts does one harm, and opens a window for it, which the function that it returns
 // closes. The agent may be faster, so that there is nothing to harm.
 func (c *chaos) hurts(while string) (healed func()) {
 	c.Helper()
-	all := c.harms()
+	all := c.form.harms(c)
 	harm := all[c.chance.IntN(len(all))]
 	name := harm.name + while
 	w := window{name: name, affects: harm.affects, from: time.Now()}
-	if harm.commands == nil {
-		_, _ = c.lab.Node.Run(c.ctx, "ipset", "flush")
-	} else {
-		_, _ = c.lab.Node.Feed(c.ctx, "*nat\n"+strings.Join(harm.commands, "\n")+"\nCOMMIT\n", "iptables-"+c.backend.name+"-restore", "-w", "--noflush")
-	}
+	_, _ = c.lab.Node.Feed(c.ctx, harm.input, harm.command[0], harm.command[1:]...)
 	return func() {
 		c.Helper()
 		c.heals(name)
@@ -479,7 +534,7 @@ func acts() []act {
 		}, false},
 		{"programs missing", func(c *chaos) {
 			c.removePrograms()
-			healed := c.hurts(" while iptables is missing")
+			healed := c.hurts(" while they are missing")
 			if c.chance.IntN(2) == 0 {
 				c.ends()
 				c.starts()
