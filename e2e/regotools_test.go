@@ -87,7 +87,7 @@ func TestStockOPATakesRules(t *testing.T) {
 	for _, tt := range []struct{ name, rule, want string }{
 		{"what is no input", `deny contains "x" if input.request.usr`, "undefined ref: input.request.usr"},
 		{"what is not in the language", `deny contains "x" if http.send({}).status_code == 200`, "undefined function http.send"},
-		{"what is not strict", `deny contains "x" if unused := input.config`, "assigned var unused unused"},
+		{"what is not strict", `deny contains "x" if idle := input.config`, "assigned var idle unused"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "bad.rego")
@@ -141,7 +141,7 @@ func TestStockOPAEvaluatesSamples(t *testing.T) {
 		result := stock(t, opa, "eval", "--strict-builtin-errors", "--schema", inputSchema, "--capabilities", language,
 			"--ignore", "*_test.rego", "--data", builtinRules, "--input", input, "--format", "raw", query)
 		found := []string{}
-		if err := json.Unmarshal([]byte(result.stdout), &found); err != nil {
+		if err = json.Unmarshal([]byte(result.stdout), &found); err != nil {
 			t.Fatalf("%s: %v: %s", input, err, result)
 		}
 		slices.Sort(found)

@@ -197,7 +197,7 @@ func keepDocument(t *testing.T, of func([]byte) []byte) {
 	switch {
 	case diff == "":
 	case *update:
-		if err := os.WriteFile(path, want, 0o600); err != nil {
+		if err = os.WriteFile(path, want, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	default:

@@ -30,7 +30,7 @@ func keepGenerated(t *testing.T, file, marker, want string) {
 	switch {
 	case diff == "":
 	case *rewrite:
-		if err := os.WriteFile(file, []byte(before+begin+want+end+after), 0o600); err != nil {
+		if err = os.WriteFile(file, []byte(before+begin+want+end+after), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	default:
