@@ -49,3 +49,39 @@ func TestKubectlPlugin(t *testing.T) {
 		t.Errorf("the API server gives %d causes, want at least 3: %s", causes, refused)
 	}
 }
+
+// TestKubectlPluginLive asks about what is stored, and about the ranges of the cluster,
+// as somebody without a file does.
+func TestKubectlPluginLive(t *testing.T) {
+	g := needGuard(t)
+	k := g.cluster.kubectl()
+	k.env = []string{"PATH=" + filepath.Dir(program(t, "kubectl-masq")) + string(os.PathListSeparator) + os.Getenv("PATH")}
+
+	before := k.run(t.Context(), "", "masq", "explain", "10.244.1.7", "--live")
+	if before.exit != 0 || !strings.Contains(before.stderr, "there is no configmap kube-system/ip-masq-agent, so agents have their defaults") ||
+		!strings.Contains(before.stdout, "in the pod range 10.244.1.0/24 (Node worker-1)") {
+		t.Errorf("without a ConfigMap: %s", before)
+	}
+
+	k.must(t, manifest("nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 192.168.0.0/16\nresyncInterval: 60s\n"), "create", "-f", "-")
+	stored := k.run(t.Context(), "", "masq", "explain", "192.168.1.11", "--live")
+	for _, want := range []string{
+		"not masqueraded", "nonMasqueradeCIDRs[1] spares 192.168.0.0/16 (configmap kube-system/ip-masq-agent:3:3)", "in the node range 192.168.1.11/32 (Node worker-1)",
+	} {
+		if stored.exit != 0 || stored.stderr != "" || !strings.Contains(stored.stdout, want) {
+			t.Errorf("no %q: %s", want, stored)
+		}
+	}
+	changed := k.run(t.Context(), manifest("nonMasqueradeCIDRs:\n- 10.0.0.0/8\nresyncInterval: 60s\n"), "masq", "diff", "--live", "-")
+	if changed.exit != 1 || !strings.Contains(changed.stdout, "192.168.0.0/16  65,536 addresses  node range 192.168.1.11/32 (Node worker-1)") {
+		t.Errorf("diff: %s", changed)
+	}
+	drawn := k.run(t.Context(), "", "masq", "map", "--live", "-o", "svg")
+	if drawn.exit != 0 || !strings.Contains(drawn.stdout, "configmap kube-system/ip-masq-agent") {
+		t.Errorf("map: %s", drawn)
+	}
+	wrong := k.run(t.Context(), "", "masq", "explain", "10.0.0.1", "--live", "--context", "none-such")
+	if wrong.exit != 2 || !strings.Contains(wrong.stderr, `context "none-such" does not exist`) {
+		t.Errorf("another context: %s", wrong)
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/big"
@@ -24,6 +25,7 @@ type diffOptions struct {
 	manifestOptions
 	rangeOptions
 	agentOptions
+	liveOptions
 	params string
 	output string
 }
@@ -31,8 +33,8 @@ type diffOptions struct {
 const diffExamples = `  # What would this change do to traffic?
   kubectl masq diff old.yaml new.yaml --pod-cidrs 10.244.0.0/16
 
-  # Against what is stored now
-  kubectl get configmap ip-masq-agent -n kube-system -o yaml | kubectl masq diff - new.yaml`
+  # Against what is stored now, with the ranges of the cluster
+  kubectl masq diff --live new.yaml`
 
 const diffHelp = `Tell which destinations change treatment from one configuration to another, as the fewest ranges that
 cover them, and which ranges of the cluster they touch. Connections that are established keep the
@@ -49,11 +51,14 @@ JSON output is one object:
 func diffCommand(std streams) *cobra.Command {
 	var opts diffOptions
 	command := &cobra.Command{
-		Use:     "diff OLD NEW",
+		Use:     "diff OLD NEW | diff --live NEW",
 		Short:   "Tell which addresses change treatment between two configurations",
 		Long:    diffHelp,
 		Example: diffExamples,
 		Args: func(_ *cobra.Command, args []string) error {
+			if opts.live {
+				return oneArgument("the new file, as --live has the old one")(nil, args)
+			}
 			if len(args) != 2 {
 				return fmt.Errorf("two files are wanted, the old and the new one, and there are %d", len(args))
 			}
@@ -63,11 +68,12 @@ func diffCommand(std streams) *cobra.Command {
 			return nil
 		},
 		RunE: func(command *cobra.Command, args []string) error {
-			return diff(opts, args[0], args[1], command.Flags().Changed, std)
+			return diff(command.Context(), opts, args, command.Flags().Changed, std)
 		},
 	}
 	flags := command.Flags()
 	flags.SortFlags = false
+	opts.liveOptions.add(flags)
 	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
 	opts.rangeOptions.add(flags)
 	opts.agentOptions.add(flags)
@@ -95,7 +101,8 @@ type touched struct {
 	Source string       `json:"source"`
 }
 
-func diff(opts diffOptions, oldFile, newFile string, given func(flag string) bool, std streams) error {
+// diff compares two files, or with --live what is stored and one file.
+func diff(ctx context.Context, opts diffOptions, files []string, given func(flag string) bool, std streams) error {
 	if opts.output != "text" && opts.output != "json" {
 		return fmt.Errorf("-o %q: want text or json", opts.output)
 	}
@@ -107,12 +114,23 @@ func diff(opts diffOptions, oldFile, newFile string, given func(flag string) boo
 	if err != nil {
 		return err
 	}
-	var treatments [2]*treatment
-	for i, file := range []string{oldFile, newFile} {
-		document, unreadable := opts.read(file, std.in)
+	var documents []*document
+	if opts.live {
+		s, unreadable := opts.liveOptions.read(ctx, opts.namespace, opts.name, std.err)
 		if unreadable != nil {
 			return unreadable
 		}
+		documents, known = append(documents, s.document), known.and(s.ranges)
+	}
+	for _, file := range files {
+		document, unreadable := opts.manifestOptions.read(file, std.in)
+		if unreadable != nil {
+			return unreadable
+		}
+		documents = append(documents, document)
+	}
+	var treatments [2]*treatment
+	for i, document := range documents {
 		if treatments[i], err = opts.treat(document, params); err != nil {
 			return err
 		}

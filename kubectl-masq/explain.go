@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,6 +21,7 @@ type explainOptions struct {
 	manifestOptions
 	rangeOptions
 	agentOptions
+	liveOptions
 	file         string
 	params       string
 	from         string
@@ -33,8 +35,8 @@ const explainExamples = `  # Does a pod reach the database with its own address?
   # The bare configuration, as the agent reads it from its file
   kubectl masq explain 192.168.3.4 --raw -f /etc/config/ip-masq-agent
 
-  # What is stored now, for agents that hold IPv6 too
-  kubectl get configmap ip-masq-agent -n kube-system -o yaml | kubectl masq explain fd00::1 -f - --enable-ipv6`
+  # What is stored now, for agents that hold IPv6 too, with the ranges of the cluster
+  kubectl masq explain fd00::1 --live --enable-ipv6`
 
 const explainHelp = `Tell whether new connections of pods to an address are masqueraded under a configuration, with which
 source address they arrive, and which line decides it.
@@ -52,18 +54,19 @@ JSON output is one object:
 func explainCommand(std streams) *cobra.Command {
 	var opts explainOptions
 	command := &cobra.Command{
-		Use:     "explain ADDRESS -f FILE",
+		Use:     "explain ADDRESS -f FILE|--live",
 		Short:   "Tell whether traffic to an address is masqueraded, and by which line",
 		Long:    explainHelp,
 		Example: explainExamples,
 		Args:    oneArgument("an address, such as 192.168.3.4"),
 		RunE: func(command *cobra.Command, args []string) error {
-			return explain(opts, args[0], command.Flags().Changed, std)
+			return explain(command.Context(), opts, args[0], command.Flags().Changed, std)
 		},
 	}
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
+	opts.liveOptions.add(flags)
 	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
 	flags.StringVar(&opts.from, "from", "", "`address` of the pod, where the agents run with --source-cidrs")
 	flags.StringVar(&opts.outInterface, "out-interface", "", "`name` of the interface that it leaves by, where they run with --out-interfaces")
@@ -116,15 +119,12 @@ type origin struct {
 	except bool // it is masqueraded
 }
 
-func explain(opts explainOptions, argument string, given func(flag string) bool, std streams) error {
+func explain(ctx context.Context, opts explainOptions, argument string, given func(flag string) bool, std streams) error {
 	address, err := netip.ParseAddr(argument)
 	if err != nil || address.Zone() != "" {
 		return fmt.Errorf("%q is not an IP address; write one such as 192.168.3.4 or fd00::1", argument)
 	}
 	address = address.Unmap()
-	if opts.file == "" {
-		return errNoFile
-	}
 	if opts.output != "text" && opts.output != "json" {
 		return fmt.Errorf("-o %q: want text or json", opts.output)
 	}
@@ -143,7 +143,7 @@ func explain(opts explainOptions, argument string, given func(flag string) bool,
 	if err != nil {
 		return err
 	}
-	document, err := opts.read(opts.file, std.in)
+	document, known, err := opts.one(ctx, opts.manifestOptions, opts.file, known, std)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
 // Package main is kubectl-masq, a kubectl plugin that tells offline what the
 // webhook would tell: the same findings in the same words, since both take them
-// from policy. It talks to no cluster.
+// from policy. It talks to a cluster only where a command is asked about one.
 package main
 
 import (

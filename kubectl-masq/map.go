@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,6 +17,7 @@ type mapOptions struct {
 	manifestOptions
 	rangeOptions
 	agentOptions
+	liveOptions
 	file   string
 	old    string
 	within string
@@ -27,7 +29,10 @@ const mapExamples = `  # The whole IPv4 space in the terminal
   kubectl masq map -f ip-masq-agent.yaml --pod-cidrs 10.244.0.0/16
 
   # Before and after side by side, for a review
-  kubectl masq map --old old.yaml -f new.yaml --within 10.0.0.0/8 -o svg > review.svg`
+  kubectl masq map --old old.yaml -f new.yaml --within 10.0.0.0/8 -o svg > review.svg
+
+  # What is stored now, and what a file would make of it
+  kubectl masq map --live -f new.yaml`
 
 const mapHelp = `Draw the IPv4 address space: what is masqueraded, what is not, and where the cluster's ranges lie. The space
 is drawn along a Hilbert curve, on which every prefix is a square or a domino and neighbours stay near.
@@ -38,13 +43,13 @@ Exit codes: 0 drawn; 2 wrong usage, or a configuration that agents would not loa
 func mapCommand(std streams) *cobra.Command {
 	var opts mapOptions
 	command := &cobra.Command{
-		Use:     "map -f FILE",
+		Use:     "map -f FILE|--live",
 		Short:   "Draw what is masqueraded and what is not",
 		Long:    mapHelp,
 		Example: mapExamples,
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			return draw(opts, command.Flags().Changed, std)
+			return draw(command.Context(), opts, command.Flags().Changed, std)
 		},
 	}
 	flags := command.Flags()
@@ -52,6 +57,7 @@ func mapCommand(std streams) *cobra.Command {
 	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
 	flags.StringVar(&opts.old, "old", "", "manifest `file` to draw beside it, with the differences marked")
 	flags.StringVar(&opts.within, "within", addressmap.Everywhere.String(), "draw this `CIDR` alone")
+	opts.liveOptions.add(flags)
 	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or svg")
 	opts.rangeOptions.add(flags)
 	opts.agentOptions.add(flags)
@@ -60,9 +66,9 @@ func mapCommand(std streams) *cobra.Command {
 	return command
 }
 
-func draw(opts mapOptions, given func(flag string) bool, std streams) error {
-	if opts.file == "" {
-		return errNoFile
+func draw(ctx context.Context, opts mapOptions, given func(flag string) bool, std streams) error {
+	if opts.live && opts.old != "" {
+		return errors.New("--old and --live exclude each other")
 	}
 	if opts.file == "-" && opts.old == "-" {
 		return errors.New("both files are standard input; name one of them")
@@ -77,7 +83,7 @@ func draw(opts mapOptions, given func(flag string) bool, std streams) error {
 	if err = addressmap.CheckWithin(within); err != nil {
 		return fmt.Errorf("--within: %w", err)
 	}
-	pictures, err := opts.pictures(within, given, std)
+	pictures, err := opts.pictures(ctx, within, given, std)
 	if err != nil {
 		return err
 	}
@@ -97,7 +103,7 @@ func draw(opts mapOptions, given func(flag string) bool, std streams) error {
 }
 
 // pictures are that of the file, and before it that of the old one where there is one.
-func (o mapOptions) pictures(within netip.Prefix, given func(flag string) bool, std streams) ([]addressmap.Picture, error) {
+func (o mapOptions) pictures(ctx context.Context, within netip.Prefix, given func(flag string) bool, std streams) ([]addressmap.Picture, error) {
 	params, err := readParams(o.params)
 	if err != nil {
 		return nil, err
@@ -106,17 +112,29 @@ func (o mapOptions) pictures(within netip.Prefix, given func(flag string) bool, 
 	if err != nil {
 		return nil, err
 	}
-	files := []string{o.file}
-	if o.old != "" {
-		files = []string{o.old, o.file}
-	}
-	var treatments []*treatment
-	var pictures []addressmap.Picture
-	for _, file := range files {
-		document, err := o.read(file, std.in)
+	var documents []*document
+	if o.live && o.file != "" { // the file is what comes
+		s, err := o.liveOptions.read(ctx, o.namespace, o.name, std.err)
 		if err != nil {
 			return nil, err
 		}
+		documents, known, o.live = append(documents, s.document), known.and(s.ranges), false
+	}
+	if o.old != "" {
+		document, err := o.manifestOptions.read(o.old, std.in)
+		if err != nil {
+			return nil, err
+		}
+		documents = append(documents, document)
+	}
+	drawnFile, known, err := o.one(ctx, o.manifestOptions, o.file, known, std)
+	if err != nil {
+		return nil, err
+	}
+	documents = append(documents, drawnFile)
+	var treatments []*treatment
+	var pictures []addressmap.Picture
+	for _, document := range documents {
 		t, err := o.treat(document, params)
 		if err != nil {
 			return nil, err

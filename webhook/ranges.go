@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -66,26 +65,17 @@ type member struct {
 	podless bool // a Node without a pod range
 }
 
-// memberOf is a transform for informers. Text that is no address or CIDR tells
-// nothing: the API server validates these fields.
+// memberOf is a transform for informers.
 func memberOf(object any) (any, error) {
 	switch object := object.(type) {
 	case *corev1.Node:
 		m := newMember(object.ObjectMeta)
-		source := "Node " + m.Name
-		cidrs := podCIDRs(object)
-		m.podless = len(cidrs) == 0
-		m.ranges.pod = rangesOf(cidrs, source)
-		for _, address := range object.Status.Addresses {
-			if parsed, err := netip.ParseAddr(address.Address); err == nil && address.Type == corev1.NodeInternalIP {
-				parsed = parsed.Unmap().WithZone("")
-				m.ranges.node = append(m.ranges.node, policy.Range{Prefix: netip.PrefixFrom(parsed, parsed.BitLen()), Source: source})
-			}
-		}
+		m.ranges.node, m.ranges.pod = policy.NodeRanges(object)
+		m.podless = object.Spec.PodCIDR == "" && len(object.Spec.PodCIDRs) == 0
 		return m, nil
 	case *networkingv1.ServiceCIDR:
 		m := newMember(object.ObjectMeta)
-		m.ranges.service = rangesOf(object.Spec.CIDRs, "ServiceCIDR "+m.Name)
+		m.ranges.service = policy.ServiceRanges(object)
 		return m, nil
 	}
 	return object, nil // a member already, or a tombstone
@@ -93,24 +83,6 @@ func memberOf(object any) (any, error) {
 
 func newMember(object metav1.ObjectMeta) *member {
 	return &member{ObjectMeta: metav1.ObjectMeta{Name: object.Name, ResourceVersion: object.ResourceVersion}}
-}
-
-// podCIDRs are the pod ranges of a node; podCIDR repeats the first of podCIDRs.
-func podCIDRs(node *corev1.Node) []string {
-	if len(node.Spec.PodCIDRs) == 0 && node.Spec.PodCIDR != "" {
-		return []string{node.Spec.PodCIDR}
-	}
-	return node.Spec.PodCIDRs
-}
-
-func rangesOf(cidrs []string, source string) []policy.Range {
-	var ranges []policy.Range
-	for _, cidr := range cidrs {
-		if prefix, err := netip.ParsePrefix(cidr); err == nil {
-			ranges = append(ranges, policy.Range{Prefix: prefix.Masked(), Source: source})
-		}
-	}
-	return ranges
 }
 
 // union joins what members tell, in order of their names, and counts those without
