@@ -252,6 +252,7 @@ func TestUnusable(t *testing.T) {
 		{name: "neither file nor live", args: "map", want: "-f is missing: name a manifest, or - for standard input; or read the cluster with --live"},
 		{name: "diff live with two", args: "diff --live a b", want: `one argument is wanted, the new file, as --live has the old one; "b" is too much`},
 		{name: "no kubeconfig", args: "explain 10.0.0.1 --live --kubeconfig testdata/missing", want: "reading the kubeconfig: stat testdata/missing: no such file or directory"},
+		{name: "status of nothing", args: "status", want: "--live is missing: there is a status of clusters alone"},
 		{name: "portability agents", args: "portability -f - --agents gke,calico", want: `--agents "calico": want upstream, gke, azure or cilium`},
 		{name: "map too small", args: "map -f - --within 10.0.0.0/24", want: "--within: drawing 10.0.0.0/24: it is too small for a picture; write 10.0.0.0/22 or a shorter prefix"},
 		{name: "map output", args: "map -f - -o png", want: `-o "png": want text or svg`},
