@@ -123,12 +123,16 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if e.input, err = paramsInput(params, actions); err != nil {
 		return nil, err
 	}
+	refs := make(chan error, 1)
+	go func() { refs <- checkRefs(modules) }() // the other half of the work, which only reads modules
 	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).
 		WithSchemas(schemaSet(decodedSchema()))
-	if compiler.Compile(modules); compiler.Failed() {
+	compiler.Compile(modules)
+	err = <-refs
+	if compiler.Failed() {
 		return nil, explain(compiler.Errors)
 	}
-	if err = checkRefs(modules); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if len(e.entries) == 0 {

@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/util"
@@ -142,8 +143,15 @@ func explain(err error) error {
 	return errors.Join(lines...)
 }
 
-// builtinModules parses the embedded rules.
+// builtinModules are the embedded rules, in a map of the caller's own. The modules are
+// everybody's: compilers copy them.
 func builtinModules() (map[string]*ast.Module, error) {
+	modules, err := parseBuiltin()
+	return maps.Clone(modules), err
+}
+
+//nolint:gochecknoglobals // what is embedded does not change
+var parseBuiltin = sync.OnceValues(func() (map[string]*ast.Module, error) {
 	modules := map[string]*ast.Module{}
 	for _, name := range ruleFiles() {
 		text, err := files.ReadFile(name)
@@ -155,7 +163,7 @@ func builtinModules() (map[string]*ast.Module, error) {
 		}
 	}
 	return modules, nil
-}
+})
 
 // customModules parses the owner's rules; tests among them are left out.
 func customModules(sources []Source, builtin map[string]*ast.Module) (map[string]*ast.Module, error) {
@@ -462,7 +470,8 @@ func nonNull(schema any) any {
 // null, and only for such references, since other errors of types, as in a
 // comparison with null, come from that.
 func checkRefs(modules map[string]*ast.Module) error {
-	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithSchemas(schemaSet(nonNull(decodedSchema())))
+	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithSchemas(schemaSet(nonNull(decodedSchema()))).
+		WithOnlyStagesUpTo(ast.StageCheckTypes)
 	compiler.SetErrorLimit(0)
 	compiler.Compile(modules)
 	undefined := slices.DeleteFunc(compiler.Errors, func(err *ast.Error) bool {

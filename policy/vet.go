@@ -62,9 +62,10 @@ const (
 func (v Vetting) Vet(ctx context.Context, set []Source) (engine *Engine, complaints []Complaint) {
 	ctx, cancel := context.WithTimeoutCause(ctx, vetTimeout, fmt.Errorf("not done after %s", vetTimeout))
 	defer cancel()
+	taken := taken(set, v.Beside)
 	engine, err := New(ctx, v.Params, slices.Concat(v.Beside, set))
 	if err != nil {
-		return nil, located(complain(err, ""), set)
+		return nil, located(append(complain(err, ""), taken...), set)
 	}
 	modules := map[string]*ast.Module{}
 	for _, source := range set {
@@ -74,7 +75,8 @@ func (v Vetting) Vet(ctx context.Context, set []Source) (engine *Engine, complai
 			}
 		}
 	}
-	complaints = conventions(modules, titledIn(v.Before))
+	complaints = append(taken, conventions(modules, titledIn(v.Before))...)
+	complaints = append(complaints, twice(modules)...)
 	complaints = append(complaints, v.test(ctx, set)...)
 	complaints = append(complaints, tried(ctx, engine, modules)...)
 	complaints = append(complaints, v.replayed(ctx, engine)...)
@@ -91,11 +93,8 @@ func Denied(complaints []Complaint) bool {
 func Offered(set []Source) []string {
 	titles := map[string]string{}
 	for _, source := range set {
-		if !isRules(source.Name) {
-			continue
-		}
-		module, err := parseModule(source.Name, source.Text)
-		if err != nil {
+		module := rulesIn(source)
+		if module == nil {
 			continue
 		}
 		sets, err := setsOf(module, "deny", "violation", "warn")
@@ -167,10 +166,7 @@ var ruleID = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 func titledIn(set []Source) map[string]bool {
 	titled := map[string]bool{}
 	for _, source := range set {
-		if !isRules(source.Name) {
-			continue
-		}
-		if module, err := parseModule(source.Name, source.Text); err == nil && title(module) != "" {
+		if module := rulesIn(source); module != nil && title(module) != "" {
 			titled[packageOf(module)] = true
 		}
 	}
@@ -213,15 +209,10 @@ func conventions(modules map[string]*ast.Module, before map[string]bool) []Compl
 			complaints = append(complaints, complaint)
 		}
 		ast.WalkTerms(module, func(term *ast.Term) bool {
-			object, ok := term.Value.(ast.Object)
-			if !ok {
-				return false
-			}
-			id, ok := lookup(object, "rule").(ast.String)
-			if ok && lookup(object, "msg") != nil && !ruleID.MatchString(string(id)) {
+			if id := idIn(term); id != "" && !ruleID.MatchString(id) {
 				complaints = append(complaints, Complaint{
 					Action:    Deny,
-					RuleError: *ruleErrorf(term.Location, "the rule id %q is not made of small letters, digits and hyphens", string(id)),
+					RuleError: *ruleErrorf(term.Location, "the rule id %q is not made of small letters, digits and hyphens", id),
 					Hint:      "write it as no-public-ranges is written; params name rules by it",
 				})
 			}
@@ -229,6 +220,93 @@ func conventions(modules map[string]*ast.Module, before map[string]bool) []Compl
 		})
 	}
 	return complaints
+}
+
+// taken tells which packages of a set are those of other rules, or one inside the
+// other: whose rules add up there could be changed by either author, and ids of rules
+// would not tell whose they are. Files that do not parse have no package.
+func taken(set, beside []Source) []Complaint {
+	type claim struct {
+		name string // of the package
+		file string
+	}
+	var others []claim
+	for _, source := range beside {
+		if module := rulesIn(source); module != nil {
+			others = append(others, claim{packageOf(module), source.Name})
+		}
+	}
+	var complaints []Complaint
+	for _, source := range set {
+		module := rulesIn(source)
+		if module == nil {
+			continue
+		}
+		name := packageOf(module)
+		for _, other := range others {
+			if !strings.HasPrefix(name+".", other.name+".") && !strings.HasPrefix(other.name+".", name+".") {
+				continue
+			}
+			message := fmt.Sprintf("package %s is that of %s already", name, other.file)
+			if name != other.name {
+				message = fmt.Sprintf("package %s and %s of %s are one inside the other", name, other.name, other.file)
+			}
+			complaints = append(complaints, Complaint{
+				Action: Deny, RuleError: *ruleErrorf(module.Package.Location, "%s", message),
+				Hint: "choose a package of your own: what both define would be one rule, that either could change",
+			})
+			break
+		}
+	}
+	return complaints
+}
+
+// rulesIn is the module of a file that decides, nil where it is none or does not parse.
+func rulesIn(source Source) *ast.Module {
+	if !isRules(source.Name) {
+		return nil
+	}
+	module, err := parseModule(source.Name, source.Text)
+	if err != nil {
+		return nil // who compiles it tells why
+	}
+	return module
+}
+
+// twice tells of ids that several violations of a package have: params mean all of them.
+func twice(modules map[string]*ast.Module) []Complaint {
+	var complaints []Complaint
+	first := map[[2]string]*ast.Location{}
+	for _, file := range slices.Sorted(maps.Keys(modules)) {
+		name := packageOf(modules[file])
+		ast.WalkTerms(modules[file], func(term *ast.Term) bool {
+			id := idIn(term)
+			if id == "" {
+				return false
+			}
+			if before := first[[2]string{name, id}]; before != nil {
+				complaints = append(complaints, Complaint{
+					Action:    Warn,
+					RuleError: *ruleErrorf(term.Location, "the rule id %q is that of %s as well", id, placeOf(before)),
+					Hint:      "an action or exception in params would mean both; give each its own, unless they are one rule",
+				})
+				return false
+			}
+			first[[2]string{name, id}] = term.Location
+			return false
+		})
+	}
+	return complaints
+}
+
+// idIn is the rule id of a violation that a term is, or empty.
+func idIn(term *ast.Term) string {
+	object, ok := term.Value.(ast.Object)
+	if !ok || lookup(object, "msg") == nil {
+		return ""
+	}
+	id, _ := lookup(object, "rule").(ast.String)
+	return string(id)
 }
 
 // test runs the set's own tests, beside the other rules.

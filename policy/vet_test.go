@@ -116,6 +116,39 @@ func TestVet(t *testing.T) {
 			},
 		},
 		{
+			name:   "a package of another set",
+			params: "ruleSets: {untested: off}",
+			beside: []Source{{Name: "other/rules.rego", Text: []byte("package ipmasq.payments\n\nwarn contains \"x\" if input.config == {}\n")}},
+			set:    map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\nwarn contains \"y\" if input.config == {}\n"},
+			want: []string{
+				`deny pay/rules.rego:3: package ipmasq.payments is that of other/rules.rego already: "package ipmasq.payments"; choose a package of your own: what both define would be one rule, that either could change`,
+			},
+		},
+		{
+			name:   "a package inside another set's",
+			params: "ruleSets: {untested: off}",
+			beside: []Source{{Name: "other/rules.rego", Text: []byte("package ipmasq.payments\n\nwarn contains \"x\" if input.config == {}\n")}},
+			set: map[string]string{
+				"pay/rules.rego": titled + "package ipmasq.payments.eu\n\nwarn contains \"y\" if input.config == {}\n",
+				"pay/more.rego":  titled + "package ipmasq.payments_eu\n\nwarn contains \"y\" if input.config == {}\n",
+			},
+			want: []string{
+				`deny pay/rules.rego:3: package ipmasq.payments.eu and ipmasq.payments of other/rules.rego are one inside the other: "package ipmasq.payments.eu"; choose a package of your own: what both define would be one rule, that either could change`,
+			},
+		},
+		{
+			name:   "an id twice in one package, and in two",
+			params: "ruleSets: {untested: off}",
+			set: map[string]string{
+				"pay/a.rego": titled + "package ipmasq.payments\n\nwarn contains {\"msg\": \"a\", \"rule\": \"same\"} if input.config == {}\n",
+				"pay/b.rego": "package ipmasq.payments\n\nwarn contains {\"msg\": \"b\", \"rule\": \"same\"} if input.config == {}\n",
+				"pay/c.rego": titled + "package ipmasq.billing\n\nwarn contains {\"msg\": \"c\", \"rule\": \"same\"} if input.config == {}\n",
+			},
+			want: []string{
+				`warn pay/b.rego:3: the rule id "same" is that of pay/a.rego:5 as well: "warn contains {\"msg\": \"b\", \"rule\": \"same\"} if input.config == {}"; an action or exception in params would mean both; give each its own, unless they are one rule`,
+			},
+		},
+		{
 			name:   "params that name a rule which goes",
 			params: "rules: {payments/no-public: {action: warn}}",
 			set:    map[string]string{"pay/rules.rego": strings.ReplaceAll(noPublic, "ipmasq.payments", "ipmasq.billing")},

@@ -282,46 +282,95 @@ func (w *ruleWatch) tell(ctx context.Context, before, after string, statuses []s
 	}
 }
 
-// choose takes every set as it stands if they compile together. If not, it takes them one
-// by one, in the order of their names, and of one that does not compile with those before
-// it what was good.
+// choose takes every set as it stands if they compile together. If not, it takes those
+// that stand as they were good, then the others in the order of their names, and of one
+// that does not compile with those what was good: a new set pushes no older one out.
 func (w *ruleWatch) choose(ctx context.Context, sets, good map[string]ruleSet) (*policy.Engine, []setStatus, map[string]ruleSet) {
+	c := &choice{watch: w, sets: sets, good: good, chosen: map[string]ruleSet{}, refused: map[string]error{}}
 	names := slices.Sorted(maps.Keys(sets))
+	if c.try(ctx, names, sets) != nil {
+		unchanged := func(name string) bool { return maps.Equal(sets[name], good[name]) && good[name] != nil }
+		changed := slices.DeleteFunc(slices.Clone(names), unchanged)
+		left := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !unchanged(name) })
+		c.add(ctx, left)
+		c.add(ctx, changed)
+		for before := 0; len(c.refused) != before && len(c.refused) > 0; { // one may have needed another behind it
+			before = len(c.refused)
+			for _, name := range slices.Sorted(maps.Keys(c.refused)) {
+				c.addOne(ctx, name)
+			}
+		}
+	}
 	statuses := make([]setStatus, 0, len(names))
-	engine, err := policy.New(ctx, w.params, w.with(sets))
-	if err == nil {
-		for _, name := range names {
-			statuses = append(statuses, setStatus{Name: name, State: setInForce})
-		}
-		return engine, statuses, sets
-	}
-	chosen := map[string]ruleSet{}
-	engine = nil
-	try := func(name string, set ruleSet) error {
-		candidate := maps.Clone(chosen)
-		candidate[name] = set
-		made, err := policy.New(ctx, w.params, w.with(candidate))
-		if err == nil {
-			engine, chosen = made, candidate
-		}
-		return err
-	}
 	for _, name := range names {
-		err := try(name, sets[name])
 		status := setStatus{Name: name, State: setInForce}
-		if err != nil {
+		if err := c.refused[name]; err != nil {
 			status.State = setLeftOut
 			status.Errors = strings.Split(strings.TrimPrefix(err.Error(), "compiling rules: "), "\n")
-			if earlier, ok := good[name]; ok && try(name, earlier) == nil {
+			if _, kept := c.chosen[name]; kept {
 				status.State = setLastGood
 			}
 		}
 		statuses = append(statuses, status)
 	}
-	if engine == nil {
-		engine, _ = policy.New(ctx, w.params, w.fixed)
+	if c.engine == nil {
+		c.engine, _ = policy.New(ctx, w.params, w.fixed)
 	}
-	return engine, statuses, chosen
+	return c.engine, statuses, c.chosen
+}
+
+// choice is what choose has come to.
+type choice struct {
+	watch      *ruleWatch
+	sets, good map[string]ruleSet
+
+	engine  *policy.Engine     // of what is chosen; nil: of nothing yet
+	chosen  map[string]ruleSet // never changed in place
+	refused map[string]error   // of sets as they stand
+}
+
+// try chooses these versions of sets beside what is chosen, if that compiles.
+func (c *choice) try(ctx context.Context, names []string, from map[string]ruleSet) error {
+	candidate := maps.Clone(c.chosen)
+	for _, name := range names {
+		candidate[name] = from[name]
+	}
+	made, err := policy.New(ctx, c.watch.params, c.watch.with(candidate))
+	if err == nil {
+		c.engine, c.chosen = made, candidate
+	}
+	return err
+}
+
+// add chooses what compiles of these sets. It halves them where they do not compile
+// together: one broken set among n costs log n compilations, not n.
+func (c *choice) add(ctx context.Context, names []string) {
+	switch len(names) {
+	case 0:
+		return
+	case 1:
+		c.addOne(ctx, names[0])
+		return
+	}
+	if ctx.Err() != nil || c.try(ctx, names, c.sets) == nil {
+		return
+	}
+	c.add(ctx, names[:len(names)/2])
+	c.add(ctx, names[len(names)/2:])
+}
+
+// addOne chooses a set as it stands, or what was good of it, and tells why.
+func (c *choice) addOne(ctx context.Context, name string) {
+	err := c.try(ctx, []string{name}, c.sets)
+	if err == nil {
+		delete(c.refused, name)
+		return
+	}
+	c.refused[name] = err
+	earlier, ok := c.good[name]
+	if _, chosen := c.chosen[name]; ok && !chosen && !maps.Equal(earlier, c.sets[name]) {
+		_ = c.try(ctx, []string{name}, c.good) // it is left out where not even that compiles
+	}
 }
 
 // with is the fixed rules and the sets.
@@ -402,8 +451,12 @@ func unpack(packed []byte) (map[string]ruleSet, error) {
 		return nil, fmt.Errorf("decompressing rule sets: %w", err)
 	}
 	var sets map[string]ruleSet
-	if err := json.NewDecoder(io.LimitReader(reader, maxKeptBytes)).Decode(&sets); err != nil {
+	limited := io.LimitReader(reader, maxKeptBytes)
+	if err := json.NewDecoder(limited).Decode(&sets); err != nil {
 		return nil, fmt.Errorf("decoding rule sets: %w", err)
+	}
+	if _, err := io.Copy(io.Discard, limited); err != nil { // at the end stands the checksum
+		return nil, fmt.Errorf("decompressing rule sets: %w", err)
 	}
 	return sets, nil
 }
