@@ -54,9 +54,6 @@ func (s *syncer) places() []others.Ours {
 		if s.about.backend == others.Native {
 			places[i].Table, places[i].Chain, places[i].Priority = nftables.Place(f.version, f.want.Chain)
 		}
-		if s.about.backend == string(nativeTable) {
-			places[i].Table, places[i].Chain, places[i].Priority = nftables.FullName(f.version, f.want.Chain), nftables.BaseChain, nftables.Priority
-		}
 	}
 	return places
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,10 +21,20 @@ type surveys struct {
 	at     []time.Duration // since the start
 	start  time.Time
 	chains []string // for which they were
+
+	mu     sync.Mutex
 	report others.Report
 }
 
+func (s *surveys) find(report others.Report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report = report
+}
+
 func (s *surveys) survey(_ context.Context, ours []others.Ours) others.Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.at = append(s.at, time.Since(s.start))
 	s.chains = append(s.chains, ours[0].Chain)
 	return s.report
@@ -57,9 +68,9 @@ func TestSurveysWhenAskedAndFromTimeToTime(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		look("D") // too soon after the last survey
 		time.Sleep(20 * time.Second)
-		s.report = foundReport(others.Undoes, others.Duplicate)
+		s.find(foundReport(others.Undoes, others.Duplicate))
 		time.Sleep(10 * time.Minute)
-		s.report = others.Report{Partial: []string{"nft is not installed"}}
+		s.find(others.Report{Partial: []string{"nft is not installed"}})
 		time.Sleep(5 * time.Minute)
 		cancel()
 		synctest.Wait()

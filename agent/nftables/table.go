@@ -57,7 +57,7 @@ type Chain struct {
 // table, with nft's word for the family before its name, the chain, and the priority of
 // its hook.
 func Place(family ruleset.Family, chain string) (table, base string, hookPriority int) {
-	return familyName(family) + " " + TableName(chain), BaseChain, Priority
+	return FullName(family, chain), BaseChain, Priority
 }
 
 // TableName is the name of the table that stands for a chain of the iptables form. What
