@@ -53,7 +53,13 @@ func TestCertManager(t *testing.T) {
 	k := r.cluster.kubectl()
 	k.must(t, "", "apply", "--server-side", "-f", filepath.Join(parts, "crds"))
 	for _, crd := range []string{"issuers", "certificates", "certificaterequests", "clusterissuers"} {
-		k.must(t, "", "wait", "--for=condition=Established", "--timeout=20s", "crd/"+crd+".cert-manager.io")
+		// kubectl wait fails on an object that has no conditions yet.
+		eventually(t, 20*time.Second, func() error {
+			if got := k.run(t.Context(), "", "wait", "--for=condition=Established", "--timeout=5s", "crd/"+crd+".cert-manager.io"); got.exit != 0 {
+				return fmt.Errorf("the CRD %s is not there: %s", crd, got)
+			}
+			return nil
+		})
 	}
 	manager, err := startProcess(t.TempDir(), "certmanager", filepath.Join(parts, "certmanager"), "--kubeconfig="+r.cluster.admin)
 	if err != nil {
