@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ip-masq-guard/ip-masq-guard/agent/nftables"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/notify"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
 	"github.com/ip-masq-guard/ip-masq-guard/e2e/netns"
@@ -31,66 +32,91 @@ func percentile(took []time.Duration, p int) float64 {
 // BenchmarkHeal measures from the end of somebody's transaction that flushes our
 // chain until the end of the one that restores it, as the kernel tells both.
 func BenchmarkHeal(b *testing.B) {
-	const agents, perAgent = 5, 8 // the allowance of one covers so many at every size
-	for _, size := range sizes() {
-		b.Run(strconv.Itoa(size), func(b *testing.B) {
-			host := netns.ForTest(b)
-			v := newVolume(b, listOf(size, 0)+every("1h"))
-			var watch *notify.Watch
-			if err := host.Do(func() (err error) {
-				watch, err = notify.New(notify.Chain(ruleset.IPv4, "nat", "IP-MASQ-AGENT", "POSTROUTING"))
-				return err
-			}); err != nil {
-				b.Fatal(err)
-			}
-			ctx, cancel := context.WithCancel(context.Background())
-			ended := make(chan error)
-			go func() { ended <- watch.Run(ctx) }()
-			defer func() {
-				cancel()
-				if err := <-ended; err != nil {
-					b.Error(err)
+	for _, form := range []struct {
+		name, flag string
+		subject    notify.Subject
+		flush      string
+		agents     int
+		perAgent   int // the allowance of one agent covers so many at every size, on a machine at rest
+	}{
+		{
+			"nft", "--iptables-backend=nft", notify.Chain(ruleset.IPv4, "nat", "IP-MASQ-AGENT", "POSTROUTING"),
+			"iptables-nft -t nat -F IP-MASQ-AGENT", 5, 8,
+		},
+		{
+			"nftables", natives()[0], notify.Table(ruleset.IPv4, nftables.TableName("IP-MASQ-AGENT")),
+			"nft flush chain ip ip-masq-guard-IP-MASQ-AGENT postrouting", 10, 1,
+		},
+	} {
+		for _, size := range sizes() {
+			b.Run(fmt.Sprintf("%s/%d", form.name, size), func(b *testing.B) {
+				host := netns.ForTest(b)
+				v := newVolume(b, listOf(size, 0)+every("1h"))
+				var watch *notify.Watch
+				if err := host.Do(func() (err error) {
+					watch, err = notify.New(form.subject)
+					return err
+				}); err != nil {
+					b.Fatal(err)
 				}
-			}()
-			changed := func(program string) time.Time {
-				for timeout := time.After(10 * time.Second); ; {
-					select {
-					case <-watch.Changes():
-						if by, pending := watch.Pending(); pending && by.Program == program {
-							return time.Now()
+				ctx, cancel := context.WithCancel(context.Background())
+				ended := make(chan error)
+				go func() { ended <- watch.Run(ctx) }()
+				defer func() {
+					cancel()
+					if err := <-ended; err != nil {
+						b.Error(err)
+					}
+				}()
+				// changed waits for a change by another process than that of one before.
+				changed := func(before notify.Change) (notify.Change, time.Time) {
+					for timeout := time.After(10 * time.Second); ; {
+						select {
+						case <-watch.Changes():
+							if by, pending := watch.Pending(); pending && by != before {
+								return by, time.Now()
+							}
+						case <-timeout:
+							b.Fatalf("no change by another than %+v", before)
 						}
-					case <-timeout:
-						b.Fatalf("no change by %s", program)
 					}
 				}
-			}
 
-			var took []time.Duration
-			for b.Loop() {
-				for range agents {
-					a := startAgent(b, host, "--config-path="+v.file(), "--iptables-backend=nft")
-					eventually(b, "the rules are there", func() string {
-						if strings.Contains(a.log.String(), `"configuration applied"`) {
-							return ""
+				var took []time.Duration
+				for b.Loop() {
+					for range form.agents {
+						a := startAgent(b, host, "--config-path="+v.file(), form.flag)
+						eventually(b, "the rules are there", func() string {
+							if strings.Contains(a.log.String(), `"configuration applied"`) {
+								return ""
+							}
+							return a.log.String()
+						})
+						time.Sleep(200 * time.Millisecond) // it verifies
+						for range form.perAgent {
+							watch.Look()() // what was is settled
+							var flusher notify.Change
+							var from time.Time
+							flushed := make(chan struct{})
+							go func() {
+								defer close(flushed)
+								flusher, from = changed(notify.Change{})
+							}()
+							command := strings.Fields(form.flush)
+							host.Output(b, command[0], command[1:]...)
+							<-flushed
+							_, to := changed(flusher)
+							took = append(took, to.Sub(from))
+							time.Sleep(50 * time.Millisecond)
 						}
-						return a.log.String()
-					})
-					time.Sleep(200 * time.Millisecond) // it verifies
-					for range perAgent {
-						flushed := make(chan time.Time, 1)
-						go func() { flushed <- changed("iptables-nft") }()
-						host.Output(b, "iptables-nft", "-t", "nat", "-F", "IP-MASQ-AGENT")
-						from := <-flushed
-						took = append(took, changed("iptables-nft-re").Sub(from))
-						time.Sleep(50 * time.Millisecond)
+						a.stop(b)
 					}
-					a.stop(b)
 				}
-			}
-			b.ReportMetric(0, "ns/op")
-			b.ReportMetric(percentile(took, 50), "p50-ms")
-			b.ReportMetric(percentile(took, 99), "p99-ms")
-		})
+				b.ReportMetric(0, "ns/op")
+				b.ReportMetric(percentile(took, 50), "p50-ms")
+				b.ReportMetric(percentile(took, 99), "p99-ms")
+			})
+		}
 	}
 }
 
