@@ -95,6 +95,9 @@ var localVariable = regexp.MustCompile(`\[__local\d+__\]`)
 func explainCompile(err *ast.Error) *RuleError {
 	message := localVariable.ReplaceAllString(err.Message, "")
 	if match := undefinedFunction.FindStringSubmatch(message); match != nil {
+		if ast.BuiltinMap[match[1]] != nil {
+			message = match[1] + " is disabled: rules have the functions that kubectl masq capabilities lists"
+		}
 		for _, banned := range bannedReasons {
 			if match[1] == banned.name || strings.HasSuffix(banned.name, ".") && strings.HasPrefix(match[1], banned.name) {
 				message = fmt.Sprintf("%s is disabled: %s", match[1], banned.reason)

@@ -98,6 +98,32 @@ func TestEveryBannedFunctionIsOut(t *testing.T) {
 	}
 }
 
+// TestEveryOtherFunctionIsRefused calls each function that OPA has and rules have not, and
+// reads why it is refused.
+func TestEveryOtherFunctionIsRefused(t *testing.T) {
+	refused := 0
+	for _, b := range ast.CapabilitiesForThisVersion().Builtins {
+		if slices.Contains(allowedBuiltins, b.Name) || strings.HasPrefix(b.Name, "internal.") {
+			continue // the latter have no name in Rego
+		}
+		refused++
+		arguments := strings.TrimSuffix(strings.Repeat("input.request.name, ", len(b.Decl.FuncArgs().Args)), ", ")
+		module, err := parseModule("a.rego", fmt.Appendf(nil, "package ipmasq.a\n\ndeny contains \"x\" if %s(%s) == 1\n", b.Name, arguments))
+		if err == nil {
+			compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true)
+			if compiler.Compile(map[string]*ast.Module{"a.rego": module}); compiler.Failed() {
+				err = explain(compiler.Errors)
+			}
+		}
+		if want := "a.rego:3:22: " + b.Name + " is disabled: "; err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v", b.Name, err)
+		}
+	}
+	if refused < 50 {
+		t.Errorf("%d functions are refused, want 50 or more", refused)
+	}
+}
+
 const goodText = "nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\n"
 
 // misdeed is what a rule can do once it runs; NAME is deny, violation or warn.
@@ -166,6 +192,10 @@ func misbehaviour() []misdeed {
 			"the rule at a.rego:3 failed: it gave a violation whose path is no text",
 		},
 		{
+			"a function named like a built-in one", "NAME contains 7 if count(\"x\") == 3\n\ncount(_) := 3",
+			"the rule at a.rego:3 failed: it gave a number; a violation is a text or an object with msg",
+		},
+		{
 			"a flood", `NAME contains $"{i}" if some i in numbers.range(1, 5000)`,
 			"the rule at a.rego:3 failed: it found 5000 violations, of which 1000 are shown",
 		},
@@ -226,6 +256,24 @@ func TestMisbehaviour(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestGiantMessages bounds what a rule of a megabyte a message, and many of them, leaves in
+// an answer.
+func TestGiantMessages(t *testing.T) {
+	rule := hostile("a", `deny contains sprintf("%d %s", [i, concat("", [x | some j in numbers.range(1, 100000); x := sprintf("%07d---", [j])])]) if some i in numbers.range(1, 3)`)
+	e := engine(t, "", rule, hostile("b", `deny contains "still here" if input.request.user == "alice"`))
+	e.limits = limits{all: time.Minute, each: time.Minute, total: time.Minute}
+	d := e.Decide(context.Background(), update(goodText), smallCluster())
+	if d.Allowed {
+		t.Error("allowed")
+	}
+	if message := d.Message(); len(message) > 2048 || message == "" {
+		t.Errorf("message of %d bytes", len(message))
+	}
+	if !slices.ContainsFunc(d.Findings, func(f Finding) bool { return f.Message == "still here" }) {
+		t.Error("the other rule is silent")
 	}
 }
 
