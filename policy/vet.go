@@ -273,7 +273,8 @@ func rulesIn(source Source) *ast.Module {
 	return module
 }
 
-// twice tells of ids that several violations of a package have: params mean all of them.
+// twice tells of ids that a package has in several files: params mean all of them. Inside
+// one file an id may well be that of several bodies of one rule.
 func twice(modules map[string]*ast.Module) []Complaint {
 	var complaints []Complaint
 	first := map[[2]string]*ast.Location{}
@@ -284,7 +285,11 @@ func twice(modules map[string]*ast.Module) []Complaint {
 			if id == "" {
 				return false
 			}
-			if before := first[[2]string{name, id}]; before != nil {
+			before := first[[2]string{name, id}]
+			if before != nil && before.File == term.Location.File {
+				return false
+			}
+			if before != nil {
 				complaints = append(complaints, Complaint{
 					Action:    Warn,
 					RuleError: *ruleErrorf(term.Location, "the rule id %q is that of %s as well", id, placeOf(before)),
