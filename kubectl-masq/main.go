@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, std streams) int {
 	root.SetOut(std.out)
 	root.SetErr(std.err)
 	root.SetArgs(args)
-	root.AddCommand(checkCommand(std), explainCommand(std), diffCommand(std), mapCommand(std), exportCommand(std), portabilityCommand(std), statusCommand(std),
+	root.AddCommand(checkCommand(std), explainCommand(std), diffCommand(std), mapCommand(std), exportCommand(std), portabilityCommand(std), statusCommand(std), replayCommand(std),
 		testCommand(std), newCommand(std), evalCommand(std), schemaCommand(std), capabilitiesCommand(std), versionCommand(std))
 	switch err := root.ExecuteContext(ctx); {
 	case err == nil:

@@ -32,7 +32,7 @@ const (
 	agentLabels   = "app.kubernetes.io/part-of=ip-masq-guard,app.kubernetes.io/component=agent"
 )
 
-// Bounds of asking pods, by way of the API server and the kubelet.
+// Bounds of asking pods, by way of the API server.
 const (
 	asksAtOnce = 16
 	askTimeout = 10 * time.Second

@@ -31,6 +31,7 @@ type options struct {
 	health       string
 	drain        time.Duration
 	logLevel     slog.Level
+	decisions    decisionOptions
 	probe        bool
 	await        string // a DaemonSet
 	version      bool
@@ -45,6 +46,14 @@ type certOptions struct {
 	names         []string // beside those of the service
 	configuration string
 	propagation   time.Duration
+}
+
+// decisionOptions tell where decisions are logged.
+type decisionOptions struct {
+	to   string // "stdout", or a file; empty: nowhere
+	full bool
+	size int // MiB
+	kept int
 }
 
 // Modes of certificates.
@@ -93,6 +102,10 @@ func parseFlags(args []string, help io.Writer) (options, error) {
 	flags.StringVar(&opts.health, "health-probe-bind-address", ":8081", "`address` for /healthz and /readyz (HTTP); 0 switches them off")
 	flags.DurationVar(&opts.drain, "drain", 10*time.Second, "how long to go on serving, not ready, after the first SIGTERM")
 	flags.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	flags.StringVar(&opts.decisions.to, "decision-log", "", "log every decision as a line of JSON, in the shape of OPA's decision logs: `stdout`, or a file")
+	flags.BoolVar(&opts.decisions.full, "decision-log-full", false, "log the texts of configurations too, which kubectl masq replay needs; otherwise digests stand for them")
+	flags.IntVar(&opts.decisions.size, "decision-log-max-size", 100, "`MiB` that the file may have before it is renamed to FILE.1")
+	flags.IntVar(&opts.decisions.kept, "decision-log-kept", 3, "how many of the renamed files stay")
 	flags.BoolVar(&opts.probe, "probe", false, "serve nothing: ask the API server to write a bad ConfigMap, as a dry run, and exit; 0: the webhook refused it")
 	flags.StringVar(&opts.await, "await-daemonset", "", "serve nothing: wait until a pod of the DaemonSet of this `name`, in --configmap-namespace, is ready on every node that it is for, and exit")
 	flags.BoolVar(&opts.version, "version", false, "print the version and exit")
@@ -158,6 +171,15 @@ func (o options) check() []error {
 	}
 	if o.standalone && o.kubeconfig != "" {
 		wrong = append(wrong, errors.New("--standalone and --kubeconfig exclude each other"))
+	}
+	if o.decisions.size < 1 || o.decisions.size > 1<<20 {
+		wrong = append(wrong, fmt.Errorf("--decision-log-max-size %d: want 1 to %d", o.decisions.size, 1<<20))
+	}
+	if o.decisions.kept < 0 || o.decisions.kept > 1000 {
+		wrong = append(wrong, fmt.Errorf("--decision-log-kept %d: want 0 to 1000", o.decisions.kept))
+	}
+	if o.decisions.full && o.decisions.to == "" {
+		wrong = append(wrong, errors.New("--decision-log-full without --decision-log"))
 	}
 	if o.drain < 0 {
 		wrong = append(wrong, fmt.Errorf("--drain %s: want zero or more", o.drain))

@@ -160,6 +160,16 @@ func run(ctx context.Context, args []string, p process) error {
 		}
 	}
 	judge := &guard{target: opts.target, decider: engine, cluster: watch.Cluster, metrics: own, log: log}
+	if opts.decisions.to != "" {
+		decisions, err := newDecisionLog(opts, p.stdout, own, log)
+		if err != nil {
+			return err
+		}
+		if err := mgr.Add(decisions); err != nil {
+			return fmt.Errorf("adding the decision log: %w", err)
+		}
+		judge.decisions = decisions
+	}
 	ready := map[string]healthz.Checker{
 		"serving":     mgr.GetWebhookServer().StartedChecker(),
 		"certificate": certificate.Check,

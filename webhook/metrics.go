@@ -27,6 +27,7 @@ type metrics struct {
 	ruleSets   *prometheus.GaugeVec   // state
 	vettings   *prometheus.CounterVec // operation, allowed
 	bypasses   *prometheus.CounterVec // allowed
+	unlogged   prometheus.Counter     // decisions that the decision log dropped
 	all        []prometheus.Collector
 }
 
@@ -85,11 +86,15 @@ func newMetrics(version, revision string) *metrics {
 			Name: "ip_masq_guard_bypasses_total",
 			Help: "Denied edits that asked to bypass the rules, by whether that was allowed.",
 		}, []string{"allowed"}),
+		unlogged: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ip_masq_guard_decisions_unlogged_total",
+			Help: "Decisions that the decision log lacks, as too many waited or a write failed.",
+		}),
 	}
 	m.version = version
 	m.all = []prometheus.Collector{
 		m.decisions, m.findings, m.refused, m.unjudged, m.panics, m.evaluation,
-		m.ranges, m.podless, m.serviceAPI, m.info, m.ruleSets, m.vettings, m.bypasses,
+		m.ranges, m.podless, m.serviceAPI, m.info, m.ruleSets, m.vettings, m.bypasses, m.unlogged,
 	}
 	m.info.WithLabelValues(version, revision).Set(1)
 	// Series exist from the start, so that a rate sees the first increase.

@@ -68,6 +68,8 @@ type guard struct {
 	bypass  bypasser               // nil: nobody may bypass
 	metrics *metrics
 	log     *slog.Logger
+
+	decisions *decisionLog // nil: none is kept
 }
 
 // slots bounds how many do something at once.
@@ -227,8 +229,11 @@ func (g *guard) review(ctx context.Context, req *request, received time.Time) (*
 		return deniedFor(req.UID, http.StatusInternalServerError, metav1.StatusReasonInternalError, 0,
 			"the webhook failed while judging this write, which is a bug of it; its log has the details"), nil
 	}
+	judgement := decided{request: judged, cluster: cluster, decision: decision}
 	decision, receipt := g.withBypass(ctx, req, decision)
-	g.metrics.decided(judged.Operation, decision, time.Since(started))
+	judgement.elapsed, judgement.bypassed = time.Since(started), decision.Allowed && !judgement.decision.Allowed
+	g.decisions.record(judgement)
+	g.metrics.decided(judged.Operation, decision, judgement.elapsed)
 	g.logDecision(ctx, req, judged, decision)
 	response := respond(req.UID, judged, decision)
 	receipt.add(response)
