@@ -114,16 +114,16 @@ func (o mapOptions) pictures(ctx context.Context, within netip.Prefix, given fun
 	}
 	var documents []*document
 	if o.live && o.file != "" { // the file is what comes
-		s, err := o.liveOptions.read(ctx, o.namespace, o.name, std.err)
-		if err != nil {
-			return nil, err
+		s, unreadable := o.liveOptions.read(ctx, o.namespace, o.name, std.err)
+		if unreadable != nil {
+			return nil, unreadable
 		}
 		documents, known, o.live = append(documents, s.document), known.and(s.ranges), false
 	}
 	if o.old != "" {
-		document, err := o.manifestOptions.read(o.old, std.in)
-		if err != nil {
-			return nil, err
+		document, unreadable := o.manifestOptions.read(o.old, std.in)
+		if unreadable != nil {
+			return nil, unreadable
 		}
 		documents = append(documents, document)
 	}

@@ -137,7 +137,7 @@ func portabilityCommand(std streams) *cobra.Command {
 	flags.StringSliceVar(&opts.agents, "agents", nil, "these `agents` alone: upstream, gke, azure, cilium")
 	flags.BoolVar(&opts.reserved, "nomasq-all-reserved-ranges", false, "the agents run with this flag")
 	flags.BoolVar(&opts.ipv6, "enable-ipv6", false, "the agents run with this flag")
-	opts.manifestOptions.add(flags)
+	opts.add(flags)
 	return command
 }
 
@@ -203,9 +203,9 @@ func portability(opts portabilityOptions, std streams) error {
 	}
 	same := true
 	for _, agent := range asked {
-		view, err := agent.view([]byte(text), flags, ours)
-		if err != nil {
-			return err
+		view, failed := agent.view([]byte(text), flags, ours)
+		if failed != nil {
+			return failed
 		}
 		for i := range view.Remarks {
 			if r := &view.Remarks[i]; r.Line > 0 {

@@ -64,7 +64,7 @@ func TestDecisionLogFile(t *testing.T) {
 	l.record(decided{request: policy.Request{User: "alice"}, decision: policy.Decision{ID: "one"}, bypassed: true})
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := l.Start(ended); err != nil {
+	if err = l.Start(ended); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(path)
@@ -84,11 +84,11 @@ func TestRotated(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{"1111\n", "2222\n", "3333\n", "a line beyond the bound\n", "4444\n"} {
-		if _, err := r.Write([]byte(line)); err != nil {
+		if _, err = r.Write([]byte(line)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.Close(); err != nil {
+	if err = r.Close(); err != nil {
 		t.Fatal(err)
 	}
 	// One that is there already goes on.

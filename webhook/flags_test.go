@@ -28,15 +28,16 @@ func TestParseFlags(t *testing.T) {
 
 		ruleSetsKept: "ip-masq-guard-rule-sets",
 
-		logLevel: slog.LevelInfo,
+		logLevel:  slog.LevelInfo,
+		decisions: decisionOptions{size: 100, kept: 3},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(options{}, certOptions{}, target{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(options{}, certOptions{}, decisionOptions{}, target{})); diff != "" {
 		t.Errorf("defaults differ (-want +got):\n%s", diff)
 	}
 
 	got, err = parseFlags(strings.Fields("--bind-address=::1 --port 8443 --cert-dir /tls --params p.yaml --policy-dir a --policy-dir b "+
 		"--configmap-namespace infra --configmap-name masq --kubeconfig k --metrics-bind-address 0 --health-probe-bind-address 127.0.0.1:0 "+
-		"--drain 0s --log-level debug"), io.Discard)
+		"--drain 0s --log-level debug --decision-log /log/decisions --decision-log-full --decision-log-max-size 5 --decision-log-kept 0"), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,8 +56,10 @@ func TestParseFlags(t *testing.T) {
 		metrics:  "0",
 		health:   "127.0.0.1:0",
 		logLevel: slog.LevelDebug,
+
+		decisions: decisionOptions{to: "/log/decisions", full: true, size: 5},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(options{}, certOptions{}, target{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(options{}, certOptions{}, decisionOptions{}, target{})); diff != "" {
 		t.Errorf("options differ (-want +got):\n%s", diff)
 	}
 
