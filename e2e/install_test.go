@@ -43,12 +43,12 @@ func TestChartIsAccepted(t *testing.T) {
 	for _, crds := range []string{filepath.Join(certManagerParts(t), "crds"), filepath.Join(partsOf(t, "prometheus/build.sh"), "crds")} {
 		k.must(t, "", "apply", "--server-side", "-f", crds)
 		// kubectl wait fails on an object that has no conditions yet.
-	eventually(t, 20*time.Second, func() error {
-		if got := k.run(t.Context(), "", "wait", "--for=condition=Established", "--timeout=5s", "-f", crds); got.exit != 0 {
-			return fmt.Errorf("the CRDs are not there: %s", got)
-		}
-		return nil
-	})
+		eventually(t, 20*time.Second, func() error {
+			if got := k.run(t.Context(), "", "wait", "--for=condition=Established", "--timeout=5s", "-f", crds); got.exit != 0 {
+				return fmt.Errorf("the CRDs are not there: %s", got)
+			}
+			return nil
+		})
 	}
 	monitoring := 0
 	for name, args := range renders() {

@@ -75,7 +75,7 @@ func (v Vetting) Vet(ctx context.Context, set []Source) (engine *Engine, complai
 			}
 		}
 	}
-	complaints = append(taken, conventions(modules, titledIn(v.Before))...)
+	complaints = slices.Concat(taken, conventions(modules, titledIn(v.Before)))
 	complaints = append(complaints, twice(modules)...)
 	complaints = append(complaints, v.test(ctx, set)...)
 	complaints = append(complaints, tried(ctx, engine, modules)...)

@@ -21,11 +21,11 @@ func teamRules(team, message string) ruleSet {
 	return ruleSet{"rules.rego": fmt.Sprintf("# METADATA\n# title: The rule of %[1]s\npackage ipmasq.%[1]s\n\ndeny contains %[2]q if input.request.name != \"\"\n", team, message)}
 }
 
-func newTestWatch(t testing.TB) *ruleWatch {
-	t.Helper()
-	engine, err := policy.New(t.Context(), policy.Params{}, nil)
+func newTestWatch(tb testing.TB) *ruleWatch {
+	tb.Helper()
+	engine, err := policy.New(tb.Context(), policy.Params{}, nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return newRuleWatch(policy.Params{}, nil, engine, ruleStore{}, newMetrics("test", engine.Revision()), slog.New(slog.DiscardHandler))
 }
