@@ -208,7 +208,7 @@ func eval(command *cobra.Command, opts evalOptions, rule string, std streams) er
 	if err != nil {
 		return err
 	}
-	sources, err := readRules(opts.policyDirs)
+	sources, err := policy.ReadSources(opts.policyDirs...)
 	if err != nil {
 		return err
 	}
@@ -236,17 +236,4 @@ func eval(command *cobra.Command, opts evalOptions, rule string, std streams) er
 		}
 	}
 	return nil
-}
-
-// readRules reads the custom rules of some directories.
-func readRules(directories []string) ([]policy.Source, error) {
-	var sources []policy.Source
-	for _, directory := range directories {
-		found, err := policy.ReadSources(directory)
-		if err != nil {
-			return nil, err
-		}
-		sources = append(sources, found...)
-	}
-	return sources, nil
 }

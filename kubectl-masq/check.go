@@ -149,7 +149,7 @@ func judge(ctx context.Context, opts checkOptions, given func(flag string) bool,
 	if err != nil {
 		return verdicts{}, err
 	}
-	sources, err := readRules(opts.policyDirs)
+	sources, err := policy.ReadSources(opts.policyDirs...)
 	if err != nil {
 		return verdicts{}, err
 	}

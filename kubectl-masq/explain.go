@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -217,31 +216,31 @@ func (t *treatment) what(path string) string {
 // of equal ones the exception.
 func (t *treatment) around(address netip.Addr) []origin {
 	found := []origin{}
-	add := func(path string, prefix netip.Prefix, except bool) {
+	add := func(from config.Place, prefix netip.Prefix, except bool) {
 		if !prefix.Contains(address) {
 			return
 		}
 		at := place{}
-		if position := t.config.At(path); position.Line > 0 {
-			at = t.document.locate(policy.Finding{Key: policy.ConfigKey, Path: path, Position: position})
+		if from.Line > 0 {
+			at = t.document.locate(policy.Finding{Key: policy.ConfigKey, Path: from.Path, Position: from.Position})
 		}
-		found = append(found, origin{Path: path, Prefix: prefix, Line: at.line, Column: at.column, except: except})
+		found = append(found, origin{Path: from.Path, Prefix: prefix, Line: at.line, Column: at.column, except: except})
 	}
 	for i, prefix := range t.config.NonMasquerade {
-		add(element(config.KeyNonMasqueradeCIDRs, i), prefix, false)
+		add(t.config.Element(config.KeyNonMasqueradeCIDRs, i), prefix, false)
 	}
 	for i, prefix := range t.config.Masquerade {
-		add(element("masqueradeCIDRs", i), prefix, true)
+		add(t.config.Element(config.KeyMasqueradeCIDRs, i), prefix, true)
 	}
 	if !t.config.MasqueradeLinkLocal {
-		add(config.KeyMasqLinkLocal, config.LinkLocalIPv4, false)
+		add(t.config.Key(config.KeyMasqLinkLocal), config.LinkLocalIPv4, false)
 	}
 	if !t.config.MasqueradeLinkLocalIPv6 {
-		add(config.KeyMasqLinkLocalIPv6, config.LinkLocalIPv6, false)
+		add(t.config.Key(config.KeyMasqLinkLocalIPv6), config.LinkLocalIPv6, false)
 	}
 	if t.rules.SpareMulticast {
-		add("--nomasq-multicast", ruleset.MulticastIPv4, false)
-		add("--nomasq-multicast", ruleset.MulticastIPv6, false)
+		add(config.Place{Path: "--nomasq-multicast"}, ruleset.MulticastIPv4, false)
+		add(config.Place{Path: "--nomasq-multicast"}, ruleset.MulticastIPv6, false)
 	}
 	slices.SortStableFunc(found, func(a, b origin) int {
 		if a.Prefix == b.Prefix && a.except != b.except {
@@ -254,8 +253,6 @@ func (t *treatment) around(address netip.Addr) []origin {
 	})
 	return found
 }
-
-func element(key string, i int) string { return key + "[" + strconv.Itoa(i) + "]" }
 
 // firstOf is an interface that the agents masquerade on.
 func firstOf(interfaces []string) string {

@@ -85,7 +85,7 @@ func replay(ctx context.Context, opts replayOptions, file string, std streams) e
 	if err != nil {
 		return err
 	}
-	sources, err := readRules(opts.policyDirs)
+	sources, err := policy.ReadSources(opts.policyDirs...)
 	if err != nil {
 		return err
 	}

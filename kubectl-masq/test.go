@@ -93,7 +93,7 @@ func test(ctx context.Context, opts testOptions, directories []string, std strea
 	if err != nil {
 		return err
 	}
-	sources, err := readRules(directories)
+	sources, err := policy.ReadSources(directories...)
 	if err != nil {
 		return err
 	}

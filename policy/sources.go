@@ -20,14 +20,18 @@ func IsSource(name string) bool {
 	return strings.HasSuffix(name, ".rego") || isData(name) || isParams(name)
 }
 
-// ReadSources reads the *.rego, data.json and params.yaml files in a directory and the directories
+// ReadSources reads the *.rego, data.json and params.yaml files in each directory and the directories
 // below it, tests too, in the order of their names. Symbolic links are followed; names that begin with a
 // dot are not read, which leaves out the ..data of a mounted ConfigMap, whose files
 // are links into it.
-func ReadSources(directory string) ([]Source, error) {
-	sources, err := readSources(nil, directory, 0)
-	if err != nil {
-		return nil, fmt.Errorf("reading custom rules: %w", err)
+func ReadSources(directories ...string) ([]Source, error) {
+	var sources []Source
+	for _, directory := range directories {
+		found, err := readSources(nil, directory, 0)
+		if err != nil {
+			return nil, fmt.Errorf("reading custom rules: %w", err)
+		}
+		sources = append(sources, found...)
 	}
 	return sources, nil
 }

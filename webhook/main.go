@@ -311,15 +311,8 @@ func readPolicy(opts options) (policy.Params, []policy.Source, error) {
 			return params, nil, fmt.Errorf("--params %s: %w", opts.params, err)
 		}
 	}
-	var sources []policy.Source
-	for _, directory := range opts.policyDirs {
-		found, err := policy.ReadSources(directory)
-		if err != nil {
-			return params, nil, err
-		}
-		sources = append(sources, found...)
-	}
-	return params, sources, nil
+	sources, err := policy.ReadSources(opts.policyDirs...)
+	return params, sources, err
 }
 
 // restConfig tells how to reach the API server. Standing alone still takes a
