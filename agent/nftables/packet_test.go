@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,11 +27,7 @@ func newRouter(t *testing.T, family ruleset.Family, destinations []netip.Addr) r
 
 // source is whom the server should see.
 func (r router) source(masqueraded bool) netip.Addr {
-	sources := map[bool]netip.Addr{false: netns.PodIPv4, true: netns.NodeIPv4}
-	if r.family == ruleset.IPv6 {
-		sources = map[bool]netip.Addr{false: netns.PodIPv6, true: netns.NodeIPv6}
-	}
-	return sources[masqueraded]
+	return netns.Source(r.family == ruleset.IPv6, masqueraded)
 }
 
 // serverInterface is that of the node towards the server.
@@ -240,48 +235,14 @@ func change(number int, family ruleset.Family) ruleset.Ruleset {
 	return ruleset.Build(c, family, ruleset.Options{Chain: "IP-MASQ-AGENT", RandomFully: number%11 < 9})
 }
 
-// flood sends packets to all of these destinations while it calls disturb until that
-// is content, and counts those that came from a wrong source.
+// flood floods the lab, and ends the test where that fails.
 func (r router) flood(
 	t *testing.T, spared, masqueraded []netip.Addr, atLeast int, disturb func() (content bool),
 ) (wrong int, tally netns.Tally) {
 	t.Helper()
-	var servers []netip.AddrPort
-	for _, destination := range append(slices.Clone(spared), masqueraded...) {
-		servers = append(servers, r.At(destination))
-	}
-	var content atomic.Bool
-	var err error
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		tally, err = r.Pod.Flood(t.Context(), 3, servers, func(sent int) bool {
-			if sent >= atLeast {
-				time.Sleep(time.Millisecond) // the number of flows is bounded
-			}
-			return content.Load() && sent >= atLeast
-		})
-	}()
-	for flowing := true; flowing; {
-		if disturb() {
-			content.Store(true)
-		}
-		select {
-		case <-finished:
-			flowing = false
-		default:
-		}
-	}
+	wrong, tally, err := r.FloodWhile(t.Context(), spared, masqueraded, atLeast, disturb)
 	if err != nil {
 		t.Fatal(err)
-	}
-	for destination, sources := range tally.Sources {
-		want := r.source(slices.Contains(masqueraded, destination.Addr()))
-		for source, count := range sources {
-			if source != want {
-				wrong += count
-			}
-		}
 	}
 	return wrong, tally
 }

@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/iptables"
@@ -47,11 +45,7 @@ func (r router) apply(t *testing.T, c config.Config, o ruleset.Options) []iptabl
 
 // source is whom the server should see.
 func (r router) source(masqueraded bool) netip.Addr {
-	sources := map[bool]netip.Addr{false: netns.PodIPv4, true: netns.NodeIPv4}
-	if r.family == ruleset.IPv6 {
-		sources = map[bool]netip.Addr{false: netns.PodIPv6, true: netns.NodeIPv6}
-	}
-	return sources[masqueraded]
+	return netns.Source(r.family == ruleset.IPv6, masqueraded)
 }
 
 func prefixes(list ...string) []netip.Prefix {
@@ -249,48 +243,14 @@ func change(number int) (config.Config, ruleset.Options) {
 	return c, ruleset.Options{Chain: "IP-MASQ-AGENT", RandomFully: number%4 < 2}
 }
 
-// flood sends packets to all of these destinations while it calls disturb until that
-// is content, and counts those that came from a wrong source.
+// flood floods the lab, and ends the test where that fails.
 func (r router) flood(
 	t *testing.T, spared, masqueraded []netip.Addr, atLeast int, disturb func() (content bool),
 ) (wrong int, tally netns.Tally) {
 	t.Helper()
-	var servers []netip.AddrPort
-	for _, destination := range append(slices.Clone(spared), masqueraded...) {
-		servers = append(servers, r.At(destination))
-	}
-	var content atomic.Bool
-	var err error
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		tally, err = r.Pod.Flood(t.Context(), 3, servers, func(sent int) bool {
-			if sent >= atLeast {
-				time.Sleep(time.Millisecond) // the number of flows is bounded
-			}
-			return content.Load() && sent >= atLeast
-		})
-	}()
-	for flowing := true; flowing; {
-		if disturb() {
-			content.Store(true)
-		}
-		select {
-		case <-finished:
-			flowing = false
-		default:
-		}
-	}
+	wrong, tally, err := r.FloodWhile(t.Context(), spared, masqueraded, atLeast, disturb)
 	if err != nil {
 		t.Fatal(err)
-	}
-	for destination, sources := range tally.Sources {
-		want := r.source(slices.Contains(masqueraded, destination.Addr()))
-		for source, count := range sources {
-			if source != want {
-				wrong += count
-			}
-		}
 	}
 	return wrong, tally
 }

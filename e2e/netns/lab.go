@@ -1,9 +1,12 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
+	"time"
 )
 
 // Addresses of a Lab.
@@ -92,4 +95,58 @@ func (l *Lab) Close() error {
 		errs = append(errs, host.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// Source is whom the server of a Lab should see.
+func Source(ipv6, masqueraded bool) netip.Addr {
+	switch {
+	case ipv6 && masqueraded:
+		return NodeIPv6
+	case ipv6:
+		return PodIPv6
+	case masqueraded:
+		return NodeIPv4
+	}
+	return PodIPv4
+}
+
+// FloodWhile sends packets to all of these destinations while it calls disturb until that
+// is content, and counts those that came from a wrong source.
+func (l *Lab) FloodWhile(
+	ctx context.Context, spared, masqueraded []netip.Addr, atLeast int, disturb func() (content bool),
+) (wrong int, tally Tally, err error) {
+	var servers []netip.AddrPort
+	for _, destination := range append(slices.Clone(spared), masqueraded...) {
+		servers = append(servers, l.At(destination))
+	}
+	var content atomic.Bool
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		tally, err = l.Pod.Flood(ctx, 3, servers, func(sent int) bool {
+			if sent >= atLeast {
+				time.Sleep(time.Millisecond) // the number of flows is bounded
+			}
+			return content.Load() && sent >= atLeast
+		})
+	}()
+	for flowing := true; flowing; {
+		if disturb() {
+			content.Store(true)
+		}
+		select {
+		case <-finished:
+			flowing = false
+		default:
+		}
+	}
+	for destination, sources := range tally.Sources {
+		want := Source(destination.Addr().Is6(), slices.Contains(masqueraded, destination.Addr()))
+		for source, count := range sources {
+			if source != want {
+				wrong += count
+			}
+		}
+	}
+	return wrong, tally, err
 }
