@@ -175,7 +175,7 @@ func (k *cniKeeper) observe(ctx context.Context, now reading) {
 	if first {
 		k.fallback(ctx)
 	}
-	k.log.ErrorContext(ctx, "configuration file refused", "config", k.opts.inputs.path, "digest", digest(now.text), "inForceDigest", k.digest())
+	k.log.ErrorContext(ctx, "configuration file refused", "config", k.opts.inputs.path, "digest", config.Digest(now.text), "inForceDigest", k.digest())
 }
 
 // fallback is in force when the file is refused before any text was valid: the last
@@ -206,7 +206,7 @@ func (k *cniKeeper) digest() string {
 	if k.text == nil {
 		return ""
 	}
-	return digest(k.text)
+	return config.Digest(k.text)
 }
 
 // remember keeps what is in force for a restart.

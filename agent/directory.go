@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +31,7 @@ func (s *syncer) observeDirectory(ctx context.Context, now reading) {
 		s.refuseAll(ctx)
 		return
 	case now.missing:
-		s.log.InfoContext(ctx, "no configuration file, so the defaults are in force", "config", s.opts.configDir, "prefix", filePrefix)
+		s.log.InfoContext(ctx, "no configuration file, so the defaults are in force", "config", s.opts.configDir, "prefix", config.FilePrefix)
 		s.parts = nil
 		s.enforce(s.defaults())
 		s.metrics.judged(nil)
@@ -49,11 +48,11 @@ func (s *syncer) observeDirectory(ctx context.Context, now reading) {
 			from = fromLastValid
 			var ok bool
 			if kept, ok = s.lastValid(ctx, file.name); !ok {
-				s.log.ErrorContext(ctx, "configuration file refused, and nothing of it is in force", "config", s.opts.configDir, "file", file.name, "digest", digest(file.text))
+				s.log.ErrorContext(ctx, "configuration file refused, and nothing of it is in force", "config", s.opts.configDir, "file", file.name, "digest", config.Digest(file.text))
 				continue
 			}
-			s.log.ErrorContext(ctx, "configuration file refused", "config", s.opts.configDir, "file", file.name, "digest", digest(file.text),
-				"inForce", fromLastValid, "inForceDigest", digest(kept.text))
+			s.log.ErrorContext(ctx, "configuration file refused", "config", s.opts.configDir, "file", file.name, "digest", config.Digest(file.text),
+				"inForce", fromLastValid, "inForceDigest", config.Digest(kept.text))
 		}
 		parts[file.name] = kept
 		inOrder = append(inOrder, kept.part)
@@ -140,7 +139,7 @@ func (s *syncer) lastValid(ctx context.Context, name string) (keptFile, bool) {
 	}
 	part, problems := config.ParseFile(config.File{Name: name, Text: text}, s.opts.config)
 	if refused(problems) {
-		s.log.WarnContext(ctx, "last valid configuration ignored, these flags refuse it", "file", name, "digest", digest(text))
+		s.log.WarnContext(ctx, "last valid configuration ignored, these flags refuse it", "file", name, "digest", config.Digest(text))
 		s.logProblems(ctx, problems)
 		return keptFile{}, false
 	}
@@ -169,13 +168,13 @@ func (s *syncer) keptFiles() (_ config.Config, ok bool) {
 	return merged, len(parts) > 0
 }
 
-// digestOf names several texts: the SHA-256 of what sha256sum prints of them, a line each.
+// digestOf names the texts of several files.
 func (s *syncer) digestOf(parts []config.Part) string {
-	var b bytes.Buffer
-	for _, part := range parts {
-		fmt.Fprintf(&b, "%s  %s\n", digest(s.parts[part.Name].text), part.Name)
+	files := make([]config.File, len(parts))
+	for i, part := range parts {
+		files[i] = config.File{Name: part.Name, Text: s.parts[part.Name].text}
 	}
-	return digest(b.Bytes())
+	return config.DigestFiles(files)
 }
 
 // rememberFiles keeps the last valid text of each file, and forgets those of files that

@@ -10,10 +10,6 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
-// filePrefix begins the names of the files that are read of a directory, as in Azure's
-// ip-masq-agent-v2.
-const filePrefix = "ip-masq"
-
 // maxSwaps bounds how often a directory is read anew because a volume was swapped
 // meanwhile.
 const maxSwaps = 3
@@ -72,7 +68,7 @@ func filesOf(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, entry := range entries {
-		if !strings.HasPrefix(entry.Name(), filePrefix) {
+		if !strings.HasPrefix(entry.Name(), config.FilePrefix) {
 			continue
 		}
 		if info, err := os.Stat(filepath.Join(dir, entry.Name())); err == nil && info.IsDir() {

@@ -23,7 +23,7 @@ func load(opts options, stderr io.Writer) (config.Config, error) {
 			tell(stderr, "agent: %s: %s: %s\n", opts.configDir, p.Severity, p)
 		})
 		if missing {
-			tell(stderr, "agent: %s: no file whose name begins with %s, so the defaults are in force\n", opts.configDir, filePrefix)
+			tell(stderr, "agent: %s: no file whose name begins with %s, so the defaults are in force\n", opts.configDir, config.FilePrefix)
 		}
 		if err != nil {
 			return c, err

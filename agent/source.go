@@ -2,8 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -93,12 +91,6 @@ func (r reading) judge(flags config.Options) verdict {
 		Message:  "the file cannot be read: " + r.failure,
 		Remedy:   "mount a file that the agent may read, or none",
 	}}}
-}
-
-// digest names a text: its SHA-256, as sha256sum prints it.
-func digest(text []byte) string {
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:])
 }
 
 func refused(problems []config.Problem) bool { return count(problems, config.Fatal) > 0 }

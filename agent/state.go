@@ -46,7 +46,7 @@ func (s *store) several() ([]string, error) {
 	if s.dir == "" {
 		return nil, nil
 	}
-	present, err := filepath.Glob(filepath.Join(s.dir, stateFile+"."+filePrefix+"*"))
+	present, err := filepath.Glob(filepath.Join(s.dir, stateFile+"."+config.FilePrefix+"*"))
 	if err != nil {
 		return nil, fmt.Errorf("looking for the last valid configuration: %w", err)
 	}
@@ -80,7 +80,7 @@ func (s *store) load() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading the last valid configuration: %w", err)
 	}
-	s.kept = digest(text)
+	s.kept = config.Digest(text)
 	return text, nil
 }
 
@@ -102,8 +102,8 @@ func readState(path string) (_ []byte, err error) {
 		return nil, fmt.Errorf("%s is corrupt: longer than %d bytes", path, most)
 	case !ours:
 		return nil, fmt.Errorf("%s is corrupt: it does not begin with %q", path, stateHeader)
-	case string(sum) != digest(text):
-		return nil, fmt.Errorf("%s is corrupt: the checksum of its text is %s, not %s", path, digest(text), sum)
+	case string(sum) != config.Digest(text):
+		return nil, fmt.Errorf("%s is corrupt: the checksum of its text is %s, not %s", path, config.Digest(text), sum)
 	}
 	return text, nil
 }
@@ -111,7 +111,7 @@ func readState(path string) (_ []byte, err error) {
 // save keeps text; what is kept already is not written again. The file is replaced
 // as a whole, so that a crash leaves either text behind.
 func (s *store) save(text []byte) error {
-	sum := digest(text)
+	sum := config.Digest(text)
 	if s.dir == "" || s.kept == sum {
 		return nil
 	}
@@ -142,7 +142,7 @@ func (s *store) files() ([]string, error) {
 		return nil, nil
 	}
 	var present []string
-	several, err := filepath.Glob(filepath.Join(s.dir, stateFile+"."+filePrefix+"*"))
+	several, err := filepath.Glob(filepath.Join(s.dir, stateFile+"."+config.FilePrefix+"*"))
 	if err != nil {
 		return nil, fmt.Errorf("looking for the last valid configuration: %w", err)
 	}

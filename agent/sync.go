@@ -224,7 +224,7 @@ func (s *syncer) observe(ctx context.Context, now reading) {
 	s.metrics.judged(v.problems)
 	if !refused(v.problems) {
 		s.logProblems(ctx, v.problems)
-		s.enforce(inForce{inForceName: inForceName{digest: digest(now.text), origin: fromFile}, whole: v.config, text: now.text})
+		s.enforce(inForce{inForceName: inForceName{digest: config.Digest(now.text), origin: fromFile}, whole: v.config, text: now.text})
 		return
 	}
 	switch {
@@ -234,7 +234,7 @@ func (s *syncer) observe(ctx context.Context, now reading) {
 		s.force.origin = fromLastValid
 	}
 	s.log.ErrorContext(ctx, "configuration file refused",
-		"config", s.opts.configPath, "digest", digest(now.text), "inForce", s.force.origin, "inForceDigest", s.force.digest)
+		"config", s.opts.configPath, "digest", config.Digest(now.text), "inForce", s.force.origin, "inForceDigest", s.force.digest)
 	s.logProblems(ctx, v.problems)
 }
 
@@ -273,11 +273,11 @@ func (s *syncer) fallback(ctx context.Context) inForce {
 	}
 	v := judge(text, s.opts.config)
 	if refused(v.problems) {
-		s.log.WarnContext(ctx, "last valid configuration ignored, these flags refuse it", "digest", digest(text))
+		s.log.WarnContext(ctx, "last valid configuration ignored, these flags refuse it", "digest", config.Digest(text))
 		s.logProblems(ctx, v.problems)
 		return s.defaults()
 	}
-	return inForce{inForceName: inForceName{digest: digest(text), origin: fromLastValid}, whole: v.config, text: text}
+	return inForce{inForceName: inForceName{digest: config.Digest(text), origin: fromLastValid}, whole: v.config, text: text}
 }
 
 // enforce makes want the configuration in force, as it holds on a node with these

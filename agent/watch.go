@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
 // pollInterval is how often the file is looked at by name. Notifications are
@@ -75,7 +77,7 @@ func (w inputs) files() []string {
 // holds tells whether a name in the folder may be the configuration's.
 func (w inputs) holds(name string) bool {
 	if w.several != "" {
-		return strings.HasPrefix(name, filePrefix)
+		return strings.HasPrefix(name, config.FilePrefix)
 	}
 	return name == filepath.Base(w.path)
 }

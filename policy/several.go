@@ -10,18 +10,17 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
-// filePrefix begins the keys that agents with --config-dir read, each as a file.
-const filePrefix = "ip-masq"
-
 // configFile is the file that the upstream manifest projects ConfigKey to.
 const configFile = "ip-masq-agent"
 
-// filesOf maps the files that agents read of a ConfigMap to its keys.
-func filesOf(object *corev1.ConfigMap) map[string]string {
+// FilesOf maps the files that agents with --config-dir read of a ConfigMap to its keys, of
+// data and binaryData: those that begin with config.FilePrefix, and ConfigKey under the name
+// that the upstream manifest gives its file.
+func FilesOf(object *corev1.ConfigMap) map[string]string {
 	files := map[string]string{}
 	for _, key := range slices.Concat(slices.Collect(maps.Keys(object.Data)), slices.Collect(maps.Keys(object.BinaryData))) {
 		switch {
-		case strings.HasPrefix(key, filePrefix):
+		case strings.HasPrefix(key, config.FilePrefix):
 			files[key] = key
 		case key == ConfigKey && files[configFile] == "":
 			files[configFile] = key
@@ -33,7 +32,7 @@ func filesOf(object *corev1.ConfigMap) map[string]string {
 // readSeveral reads a ConfigMap whose keys are the files of a directory: each alone, and
 // merged as agents do, in the order of their names.
 func (e *Engine) readSeveral(object *corev1.ConfigMap) text {
-	files := filesOf(object)
+	files := FilesOf(object)
 	if len(files) == 0 {
 		return text{absent: true}
 	}
