@@ -11,17 +11,58 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
 
+// schemas are what schema prints, by what they are of; the first is printed unless another
+// is asked for.
+func schemas() []struct {
+	of, title string
+	text      func() []byte
+} {
+	return []struct {
+		of, title string
+		text      func() []byte
+	}{
+		{"input", "the input of rules, version 1, as opa check --schema reads it", policy.Schema},
+		{"config", "the configuration, the value of data.config in the ConfigMap, for editors", config.Schema},
+	}
+}
+
+const schemaExamples = `  kubectl masq schema input > input.json && opa check --strict --schema input.json rules/
+
+  # An editor with the YAML language server checks config.yaml while it is written, if its first line is
+  # # yaml-language-server: $schema=config.schema.json
+  kubectl masq schema config > config.schema.json`
+
 func schemaCommand(std streams) *cobra.Command {
+	var help strings.Builder
+	help.WriteString("Print a JSON Schema:\n\n")
+	names := make([]string, 0, len(schemas()))
+	completions := make([]cobra.Completion, 0, len(schemas()))
+	for _, schema := range schemas() {
+		fmt.Fprintf(&help, "  %-8s %s\n", schema.of, schema.title)
+		names = append(names, schema.of)
+		completions = append(completions, cobra.CompletionWithDesc(schema.of, schema.title))
+	}
+	help.WriteString("\nWithout a word it is that of the input.")
 	return &cobra.Command{
-		Use:     "schema",
-		Short:   "Print the JSON Schema of what rules are given",
-		Long:    "Print the JSON Schema of the input of rules, version 1, as opa check --schema reads it.",
-		Example: "  kubectl masq schema > input.json && opa check --strict --schema input.json rules/",
-		Args:    cobra.NoArgs,
-		RunE:    func(*cobra.Command, []string) error { return tell(std.out, string(policy.Schema())) },
+		Use:       "schema [" + strings.Join(names, "|") + "]",
+		Short:     "Print the JSON Schema of the rules' input, or of the configuration",
+		Long:      help.String(),
+		Example:   schemaExamples,
+		ValidArgs: completions,
+		Args:      cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			of := append(args, names[0])[0]
+			for _, schema := range schemas() {
+				if schema.of == of {
+					return tell(std.out, string(schema.text()))
+				}
+			}
+			return fmt.Errorf("there is no schema of %q: want %s", of, strings.Join(names, " or "))
+		},
 	}
 }
 

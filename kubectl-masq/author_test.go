@@ -141,11 +141,23 @@ func TestEval(t *testing.T) {
 
 // TestEmbedded prints what stock tools read.
 func TestEmbedded(t *testing.T) {
-	for _, name := range []string{"schema", "capabilities"} {
-		stdout, stderr, exit := masq(t, name)
-		if exit != 0 || !json.Valid([]byte(stdout)) {
-			t.Errorf("%s: exit %d: %s", name, exit, stderr)
+	for _, tt := range []struct{ args, file string }{
+		{"schema", "../policy/schema/input.json"},
+		{"schema input", "../policy/schema/input.json"},
+		{"schema config", "../agent/config/config.schema.json"},
+		{"capabilities", "../policy/capabilities.json"},
+	} {
+		stdout, stderr, exit := masq(t, strings.Fields(tt.args)...)
+		want, err := os.ReadFile(tt.file)
+		if err != nil {
+			t.Fatal(err)
 		}
+		if exit != 0 || stdout != string(want) || !json.Valid(want) {
+			t.Errorf("%s: exit %d: %s%s", tt.args, exit, stdout, stderr)
+		}
+	}
+	if _, stderr, exit := masq(t, "schema", "agent"); exit != 2 || stderr != "kubectl-masq: there is no schema of \"agent\": want input or config\n" {
+		t.Errorf("exit %d: %s", exit, stderr)
 	}
 	stdout, _, exit := masq(t, "completion", "bash")
 	if exit != 0 || !strings.Contains(stdout, "kubectl-masq") {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type diffOptions struct {
 	manifestOptions
 	rangeOptions
 	agentOptions
+	nodeOptions
 	liveOptions
 	params string
 	output string
@@ -38,7 +40,8 @@ const diffExamples = `  # What would this change do to traffic?
 
 const diffHelp = `Tell which destinations change treatment from one configuration to another, as the fewest ranges that
 cover them, and which ranges of the cluster they touch. Connections that are established keep the
-treatment that they began with.
+treatment that they began with. Where one of them has nodeOverrides, --node or --node-labels tell which node is meant; without them
+the answer is for nodes that no override is for, and says what else changes on which others.
 
 Exit codes, as diff(1): 0 nothing changes for traffic; 1 something does; 2 wrong usage, or a configuration
 that agents would not load.
@@ -46,7 +49,9 @@ that agents would not load.
 JSON output is one object:
   nowMasqueraded[], noLongerMasqueraded[]   prefix, addresses (a decimal number as text) and touches[]: kind, prefix and source
                                             of each range of the cluster that it overlaps
-  omitted                                   how many prefixes are left out; at most 1024 of a kind are listed`
+  omitted                                   how many prefixes are left out; at most 1024 of a kind are listed
+  nodes[]                                   without --node and --node-labels, what changes on nodes that an override is for, where that
+                                            is something else: selector, and the three above`
 
 func diffCommand(std streams) *cobra.Command {
 	var opts diffOptions
@@ -76,6 +81,7 @@ func diffCommand(std streams) *cobra.Command {
 	opts.liveOptions.add(flags)
 	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
 	opts.rangeOptions.add(flags)
+	opts.nodeOptions.add(flags)
 	opts.agentOptions.add(flags)
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
 	opts.manifestOptions.add(flags)
@@ -87,7 +93,19 @@ type difference struct {
 	NowMasqueraded      []changedPrefix `json:"nowMasqueraded"`
 	NoLongerMasqueraded []changedPrefix `json:"noLongerMasqueraded"`
 	Omitted             int             `json:"omitted"`
+
+	Nodes []nodeDifference `json:"nodes"` // on nodes that an override is for
 }
+
+// nodeDifference is what changes on nodes with given labels.
+type nodeDifference struct {
+	Selector            string          `json:"selector"`
+	NowMasqueraded      []changedPrefix `json:"nowMasqueraded"`
+	NoLongerMasqueraded []changedPrefix `json:"noLongerMasqueraded"`
+	Omitted             int             `json:"omitted"`
+}
+
+func (d difference) empty() bool { return len(d.NowMasqueraded)+len(d.NoLongerMasqueraded) == 0 }
 
 type changedPrefix struct {
 	Prefix    netip.Prefix `json:"prefix"`
@@ -114,6 +132,10 @@ func diff(ctx context.Context, opts diffOptions, files []string, given func(flag
 	if err != nil {
 		return err
 	}
+	node, err := opts.of(ctx, opts.liveOptions, given)
+	if err != nil {
+		return err
+	}
 	var documents []*document
 	if opts.live {
 		s, unreadable := opts.liveOptions.read(ctx, opts.namespace, opts.name, std.err)
@@ -131,28 +153,61 @@ func diff(ctx context.Context, opts diffOptions, files []string, given func(flag
 	}
 	var treatments [2]*treatment
 	for i, document := range documents {
-		if treatments[i], err = opts.treat(document, params); err != nil {
+		if treatments[i], err = opts.treat(document, params, node); err != nil {
 			return err
 		}
 	}
-	found, err := compare(treatments[0], treatments[1])
+	report, err := compareNodes(treatments[0], treatments[1], known)
 	if err != nil {
 		return err
 	}
-	report := found.report(known)
 	if opts.output == "json" {
 		err = writeValue(std.out, report)
 	} else {
 		err = tell(std.out, report.text(painter{std.colour}))
 	}
-	if err == nil && len(report.NowMasqueraded)+len(report.NoLongerMasqueraded) > 0 {
+	if err == nil && (!report.empty() || len(report.Nodes) > 0) {
 		return errRefused
 	}
 	return err
 }
 
+// compareNodes tells what changes on the nodes that the treatments are about, and where
+// that is not known also on those that an override of either is for.
+func compareNodes(before, after *treatment, known ranges) (difference, error) {
+	found, err := compare(before, after)
+	if err != nil {
+		return difference{}, err
+	}
+	report := found.report(known)
+	if !after.anyNode {
+		return report, nil
+	}
+	told := map[string]bool{}
+	for _, o := range slices.Concat(after.whole.Overrides, before.whole.Overrides) {
+		if told[o.Selector()] {
+			continue
+		}
+		told[o.Selector()] = true
+		there, err := compare(before.on(o.Labels()), after.on(o.Labels()))
+		if err != nil {
+			return difference{}, err
+		}
+		if there.equal(found) {
+			continue
+		}
+		on := there.report(known)
+		report.Nodes = append(report.Nodes, nodeDifference{o.Selector(), on.NowMasqueraded, on.NoLongerMasqueraded, on.Omitted})
+	}
+	return report, nil
+}
+
 // changes are the destinations that change treatment, IPv4 first.
 type changes struct{ nowMasqueraded, noLonger []netipx.IPRange }
+
+func (c changes) equal(other changes) bool {
+	return slices.Equal(c.nowMasqueraded, other.nowMasqueraded) && slices.Equal(c.noLonger, other.noLonger)
+}
 
 // compare tells what changes from one configuration to the next for agents with the
 // same flags.
@@ -171,7 +226,7 @@ func compare(before, after *treatment) (changes, error) {
 
 func (c changes) report(known ranges) difference {
 	cluster := known.all()
-	var report difference
+	report := difference{Nodes: []nodeDifference{}}
 	list := func(ranges []netipx.IPRange) []changedPrefix {
 		prefixes, omitted := prefixesOf(ranges)
 		report.Omitted += omitted
@@ -215,6 +270,31 @@ func touching(prefix netip.Prefix, cluster []clusterRange) []touched {
 const maxTouched = 3
 
 func (d difference) text(p painter) string {
+	const nothing = "nothing changes for traffic\n"
+	if len(d.Nodes) == 0 {
+		return cmp.Or(d.changes(p), nothing)
+	}
+	var b strings.Builder
+	others := "on nodes that no override is for: "
+	if d.empty() {
+		b.WriteString(others + nothing)
+	} else {
+		b.WriteString(others + "\n" + d.changes(p))
+	}
+	for _, on := range d.Nodes {
+		changed := difference{NowMasqueraded: on.NowMasqueraded, NoLongerMasqueraded: on.NoLongerMasqueraded, Omitted: on.Omitted}
+		b.WriteString("\n" + p.paint(bold, "on nodes with "+on.Selector) + ": ")
+		if changed.empty() {
+			b.WriteString(nothing)
+		} else {
+			b.WriteString("\n" + changed.changes(p))
+		}
+	}
+	return strings.ReplaceAll(b.String(), ": \n", ":\n")
+}
+
+// changes is empty where nothing changes.
+func (d difference) changes(p painter) string {
 	var b strings.Builder
 	for _, direction := range []struct {
 		title    string
@@ -245,9 +325,6 @@ func (d difference) text(p painter) string {
 	}
 	if d.Omitted > 0 {
 		fmt.Fprintf(&b, "and %d more ranges\n", d.Omitted)
-	}
-	if b.Len() == 0 {
-		return "nothing changes for traffic\n"
 	}
 	return b.String()
 }

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 	"github.com/ip-masq-guard/ip-masq-guard/agent/ruleset"
-	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
 
 // explainOptions are the flags of explain.
@@ -20,6 +20,7 @@ type explainOptions struct {
 	manifestOptions
 	rangeOptions
 	agentOptions
+	nodeOptions
 	liveOptions
 	file         string
 	params       string
@@ -35,10 +36,15 @@ const explainExamples = `  # Does a pod reach the database with its own address?
   kubectl masq explain 192.168.3.4 --raw -f /etc/config/ip-masq-agent
 
   # What is stored now, for agents that hold IPv6 too, with the ranges of the cluster
-  kubectl masq explain fd00::1 --live --enable-ipv6`
+  kubectl masq explain fd00::1 --live --enable-ipv6
+
+  # On one node, where the configuration has nodeOverrides
+  kubectl masq explain 192.168.3.4 --live --node worker-7
+  kubectl masq explain 192.168.3.4 -f ip-masq-agent.yaml --node-labels pool=edge,zone=a`
 
 const explainHelp = `Tell whether new connections of pods to an address are masqueraded under a configuration, with which
-source address they arrive, and which line decides it.
+source address they arrive, and which line decides it. Where the configuration has nodeOverrides, --node or --node-labels tell
+which node is meant; without them the answer is for nodes that no override is for, and says which nodes have another.
 
 Exit codes: 0 explained; 2 wrong usage, or a configuration that agents would not load.
 
@@ -46,8 +52,11 @@ JSON output is one object:
   address, verdict            the second is masqueraded, not-masqueraded or depends (on --from, --out-interface)
   source                      whose address the destination sees: node, pod, or empty where it depends
   reason                      in words
-  decidedBy                   path, prefix, line and column in the file (0: not in the file); null where no range holds the address
+  decidedBy                   key, path, prefix, line and column in the file (0: not in the file); null where no range holds the address
   alsoWithin[]                the other ranges around the address, longest first, in the same shape
+  override                    which of nodeOverrides holds on the node: path, selector, line and column; null: none
+  nodes[]                     without --node and --node-labels, the answer on nodes that an override is for: override, verdict, source,
+                              reason, decidedBy
   notes[]                     what else bears on it`
 
 func explainCommand(std streams) *cobra.Command {
@@ -69,6 +78,7 @@ func explainCommand(std streams) *cobra.Command {
 	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
 	flags.StringVar(&opts.from, "from", "", "`address` of the pod, where the agents run with --source-cidrs")
 	flags.StringVar(&opts.outInterface, "out-interface", "", "`name` of the interface that it leaves by, where they run with --out-interfaces")
+	opts.nodeOptions.add(flags)
 	opts.agentOptions.add(flags)
 	opts.rangeOptions.add(flags)
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
@@ -97,7 +107,20 @@ type explanation struct {
 	Reason     string     `json:"reason"`
 	DecidedBy  *origin    `json:"decidedBy"`
 	AlsoWithin []origin   `json:"alsoWithin"`
+	Override   *override  `json:"override"`
+	Nodes      []onNodes  `json:"nodes"`
 	Notes      []string   `json:"notes"`
+
+	overridden bool // there are overrides, and none is for the node
+}
+
+// onNodes is the explanation on nodes that an override is for.
+type onNodes struct {
+	Override  override `json:"override"`
+	Verdict   verdict  `json:"verdict"`
+	Source    string   `json:"source"`
+	Reason    string   `json:"reason"`
+	DecidedBy *origin  `json:"decidedBy"`
 }
 
 type verdict string
@@ -110,12 +133,14 @@ const (
 
 // origin is a range of the configuration and where it stands.
 type origin struct {
+	Key    string       `json:"key"`
 	Path   string       `json:"path"`
 	Prefix netip.Prefix `json:"prefix"`
 	Line   int          `json:"line"`
 	Column int          `json:"column"`
 
-	except bool // it is masqueraded
+	except bool   // it is masqueraded
+	words  string // the path, and of several files which one it is in
 }
 
 func explain(ctx context.Context, opts explainOptions, argument string, given func(flag string) bool, std streams) error {
@@ -142,15 +167,23 @@ func explain(ctx context.Context, opts explainOptions, argument string, given fu
 	if err != nil {
 		return err
 	}
+	node, err := opts.of(ctx, opts.liveOptions, given)
+	if err != nil {
+		return err
+	}
 	document, known, err := opts.one(ctx, opts.manifestOptions, opts.file, known, std)
 	if err != nil {
 		return err
 	}
-	treatment, err := opts.treat(document, params)
+	treatment, err := opts.treat(document, params, node)
 	if err != nil {
 		return err
 	}
 	explained := treatment.explain(address, from, opts.outInterface)
+	for _, other := range treatment.elsewhere() {
+		there := other.explain(address, from, opts.outInterface)
+		explained.Nodes = append(explained.Nodes, onNodes{*other.override, there.Verdict, there.Source, there.Reason, there.DecidedBy})
+	}
 	explained.Notes = append(explained.Notes, notesOf(address, known)...)
 	if opts.output == "json" {
 		return writeValue(std.out, explained)
@@ -161,7 +194,10 @@ func explain(ctx context.Context, opts explainOptions, argument string, given fu
 // explain tells what happens to a packet to address. An invalid from is not known,
 // and so is an empty outInterface.
 func (t *treatment) explain(address, from netip.Addr, outInterface string) explanation {
-	e := explanation{Address: address, AlsoWithin: []origin{}, Notes: []string{}}
+	e := explanation{
+		Address: address, AlsoWithin: []origin{}, Override: t.override, Nodes: []onNodes{}, Notes: []string{},
+		overridden: !t.anyNode && t.override == nil && len(t.whole.Overrides) > 0,
+	}
 	decision, held := t.family(address)
 	if !held {
 		return e.decide(notMasqueraded, "the agents run without --enable-ipv6 and leave IPv6 alone")
@@ -172,7 +208,7 @@ func (t *treatment) explain(address, from netip.Addr, outInterface string) expla
 	}
 	switch by := e.DecidedBy; {
 	case by != nil && !by.except:
-		return e.decide(notMasqueraded, fmt.Sprintf("%s spares %s", t.what(by.Path), by.Prefix))
+		return e.decide(notMasqueraded, fmt.Sprintf("%s spares %s", t.what(by), by.Prefix))
 	case len(t.rules.Sources) > 0 && len(decision.Sources) == 0:
 		return e.decide(notMasqueraded, "--source-cidrs has no range of its family")
 	case len(decision.Sources) > 0 && !from.IsValid():
@@ -184,7 +220,7 @@ func (t *treatment) explain(address, from netip.Addr, outInterface string) expla
 	case !decision.Masquerades(from, address, outInterface):
 		return e.decide(notMasqueraded, outInterface+" is not in --out-interfaces")
 	case by != nil:
-		return e.decide(masqueraded, fmt.Sprintf("%s masquerades %s", by.Path, by.Prefix))
+		return e.decide(masqueraded, fmt.Sprintf("%s masquerades %s", by.words, by.Prefix))
 	}
 	return e.decide(masqueraded, "no range of the list holds it")
 }
@@ -201,15 +237,15 @@ func (e explanation) decide(v verdict, reason string) explanation {
 	return e
 }
 
-// what names a range's path in words, and tells what the file does not.
-func (t *treatment) what(path string) string {
+// what names a range in words, and tells what the file does not.
+func (t *treatment) what(by *origin) string {
 	switch {
-	case path == config.KeyMasqLinkLocal || path == config.KeyMasqLinkLocalIPv6:
-		return path + ", which is false,"
-	case strings.HasPrefix(path, config.KeyNonMasqueradeCIDRs) && t.config.ListAbsent():
+	case strings.HasSuffix(by.Path, config.KeyMasqLinkLocal) || strings.HasSuffix(by.Path, config.KeyMasqLinkLocalIPv6):
+		return by.words + ", which is false,"
+	case strings.HasPrefix(by.Path, config.KeyNonMasqueradeCIDRs) && t.config.ListAbsent():
 		return "the default list, as the file has no " + config.KeyNonMasqueradeCIDRs + ","
 	}
-	return path
+	return by.words
 }
 
 // around are the ranges that hold an address, the deciding one first: the longest, and
@@ -220,11 +256,13 @@ func (t *treatment) around(address netip.Addr) []origin {
 		if !prefix.Contains(address) {
 			return
 		}
-		at := place{}
+		at, key := t.locate(from), ""
 		if from.Line > 0 {
-			at = t.document.locate(policy.Finding{Key: policy.ConfigKey, Path: from.Path, Position: from.Position})
+			key = t.key(from)
 		}
-		found = append(found, origin{Path: from.Path, Prefix: prefix, Line: at.line, Column: at.column, except: except})
+		found = append(found, origin{
+			Key: key, Path: from.Path, Prefix: prefix, Line: at.line, Column: at.column, except: except, words: from.String(),
+		})
 	}
 	for i, prefix := range t.config.NonMasquerade {
 		add(t.config.Element(config.KeyNonMasqueradeCIDRs, i), prefix, false)
@@ -299,24 +337,47 @@ func (e explanation) text(file string, p painter) string {
 		masqueraded:    "masqueraded: it sees the node's address",
 		notMasqueraded: "not masqueraded: it sees the pod's own address",
 		depends:        "masqueraded or not, that depends",
-	}[e.Verdict]
-	fmt.Fprintf(&b, "%s: %s\n  because %s", p.paint(bold, e.Address.String()), said, e.Reason)
-	where := func(o *origin) {
-		if o != nil && o.Line > 0 {
-			fmt.Fprintf(&b, " (%s%s)", printable(file), place{line: o.Line, column: o.Column}.suffix())
-		}
 	}
-	where(e.DecidedBy)
-	b.WriteString("\n")
+	where := func(line, column int) string {
+		if line == 0 {
+			return ""
+		}
+		return " (" + printable(file) + place{line: line, column: column}.suffix() + ")"
+	}
+	because := func(reason string, by *origin) string {
+		if by == nil {
+			return "because " + reason + "\n"
+		}
+		return "because " + reason + where(by.Line, by.Column) + "\n"
+	}
+	fmt.Fprintf(&b, "%s: %s\n  %s", p.paint(bold, e.Address.String()), said[e.Verdict], because(e.Reason, e.DecidedBy))
+	switch {
+	case e.Override != nil:
+		fmt.Fprintf(&b, "  on this node %s holds, for nodes with %s%s\n", e.Override.Path, e.Override.Selector, where(e.Override.Line, e.Override.Column))
+	case e.overridden:
+		b.WriteString("  none of nodeOverrides is for this node\n")
+	}
 	for i := range e.AlsoWithin {
 		o := &e.AlsoWithin[i]
 		length := "a shorter prefix"
 		if o.Prefix.Bits() == e.DecidedBy.Prefix.Bits() {
 			length = "the same prefix"
 		}
-		fmt.Fprintf(&b, "  also within %s, %s of %s", o.Prefix, length, o.Path)
-		where(o)
-		b.WriteString("\n")
+		fmt.Fprintf(&b, "  also within %s, %s of %s%s\n", o.Prefix, length, o.words, where(o.Line, o.Column))
+	}
+	var same []string
+	for _, on := range e.Nodes {
+		if on.Verdict == e.Verdict {
+			same = append(same, on.Override.Selector)
+			continue
+		}
+		fmt.Fprintf(&b, "  %s: %s\n    %s", p.paint(yellow, "on nodes with "+on.Override.Selector), said[on.Verdict], because(on.Reason, on.DecidedBy))
+	}
+	if n := len(same); n > maxListed {
+		same = append(same[:maxListed], strconv.Itoa(n-maxListed)+" more")
+	}
+	if len(same) > 0 {
+		b.WriteString("  the same on nodes with " + strings.Join(same, " or ") + "\n")
 	}
 	for _, note := range e.Notes {
 		b.WriteString("  note: " + printable(note) + "\n")

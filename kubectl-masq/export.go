@@ -116,11 +116,11 @@ func exportWinBridge(ctx context.Context, opts winBridgeOptions, given func(flag
 	}
 	// IPv6 ranges do not refuse a list for Windows: they are left out.
 	opts.ipv6 = true
-	treated, err := opts.treat(input, params)
+	treated, err := opts.treat(input, params, nil)
 	if err != nil {
 		return err
 	}
-	return writeWinBridge(treated.config, opts, std)
+	return writeWinBridge(treated.whole, opts, std)
 }
 
 // writeWinBridge carries a list into a CNI configuration, or prints it as a policy. Notes

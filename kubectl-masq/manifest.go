@@ -260,6 +260,15 @@ func (d *document) locate(finding policy.Finding) place {
 	return place{line: line, column: len(indentation) + max(finding.Position.Column, 1)}
 }
 
+// text is what a node has as the file of a key, of data or of binaryData.
+func (d *document) text(key string) (_ []byte, ok bool) {
+	if text, ok := d.configMap.Data[key]; ok {
+		return []byte(text), true
+	}
+	text, ok := d.configMap.BinaryData[key]
+	return text, ok
+}
+
 // value is the text of the value that a finding is about.
 func (d *document) value(finding policy.Finding) string {
 	if finding.Binary {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,7 @@ type mapOptions struct {
 	manifestOptions
 	rangeOptions
 	agentOptions
+	nodeOptions
 	liveOptions
 	file   string
 	old    string
@@ -36,7 +38,8 @@ const mapExamples = `  # The whole IPv4 space in the terminal
 
 const mapHelp = `Draw the IPv4 address space: what is masqueraded, what is not, and where the cluster's ranges lie. The space
 is drawn along a Hilbert curve, on which every prefix is a square or a domino and neighbours stay near.
-IPv6 is not drawn.
+IPv6 is not drawn. Where the configuration has nodeOverrides, --node or --node-labels tell which node is drawn; without them it is one
+that no override is for.
 
 Exit codes: 0 drawn; 2 wrong usage, or a configuration that agents would not load.`
 
@@ -60,6 +63,7 @@ func mapCommand(std streams) *cobra.Command {
 	opts.liveOptions.add(flags)
 	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or svg")
 	opts.rangeOptions.add(flags)
+	opts.nodeOptions.add(flags)
 	opts.agentOptions.add(flags)
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
 	opts.manifestOptions.add(flags)
@@ -112,6 +116,10 @@ func (o mapOptions) pictures(ctx context.Context, within netip.Prefix, given fun
 	if err != nil {
 		return nil, err
 	}
+	node, err := o.of(ctx, o.liveOptions, given)
+	if err != nil {
+		return nil, err
+	}
 	var documents []*document
 	if o.live && o.file != "" { // the file is what comes
 		s, unreadable := o.liveOptions.read(ctx, o.namespace, o.name, std.err)
@@ -135,9 +143,17 @@ func (o mapOptions) pictures(ctx context.Context, within netip.Prefix, given fun
 	var treatments []*treatment
 	var pictures []addressmap.Picture
 	for _, document := range documents {
-		t, err := o.treat(document, params)
+		t, err := o.treat(document, params, node)
 		if err != nil {
 			return nil, err
+		}
+		title := document.file
+		if t.override != nil {
+			title += ", " + t.override.Path + " (" + t.override.Selector + ")"
+		}
+		if n := len(t.whole.Overrides); n > 0 && t.anyNode {
+			_, _ = fmt.Fprintf(std.err, "note: %s has %s; drawn are nodes that none is for; --node-labels draws others\n", // the work is done all the same
+				document.file, plural(strconv.Itoa(n), "override for nodes", "overrides for nodes"))
 		}
 		set, err := t.families[0].SparedSet()
 		if err != nil {
@@ -145,7 +161,7 @@ func (o mapOptions) pictures(ctx context.Context, within netip.Prefix, given fun
 		}
 		treatments = append(treatments, t)
 		pictures = append(pictures, addressmap.Picture{
-			Title: printable(document.file), Within: within, Spared: set.Prefixes(), Ranges: drawn(known),
+			Title: printable(title), Within: within, Spared: set.Prefixes(), Ranges: drawn(known),
 		})
 	}
 	if len(treatments) == 2 {

@@ -54,7 +54,7 @@ func TestExplainAgreesWithPackets(t *testing.T) {
 			listable = slices.DeleteFunc(slices.Clone(pool), netip.Addr.Is6)
 		}
 		text := randomConfig(random, listable)
-		treated, err := flags.treat(rawDocument("FILE", []byte(text), "", ""), policy.Params{})
+		treated, err := flags.treat(rawDocument("FILE", []byte(text), "", ""), policy.Params{}, nil)
 		if err != nil {
 			t.Fatalf("configuration %d: %v\n%s", n, err, text)
 		}

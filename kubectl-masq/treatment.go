@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ import (
 // traffic, by the agents' own names.
 type agentOptions struct {
 	reserved, ipv6, multicast bool
+	directory                 bool
 	sources, interfaces       []string
 }
 
@@ -27,6 +29,7 @@ func (o *agentOptions) add(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.reserved, "nomasq-all-reserved-ranges", false, "the agents run with this flag")
 	flags.BoolVar(&o.ipv6, "enable-ipv6", false, "the agents run with this flag")
 	flags.BoolVar(&o.multicast, "nomasq-multicast", false, "the agents run with this flag")
+	flags.BoolVar(&o.directory, "config-dir", false, "the agents run with this flag, and merge every key that begins with "+config.FilePrefix)
 	flags.StringSliceVar(&o.sources, "source-cidrs", nil, "the agents run with this flag and these `CIDRs`")
 	flags.StringSliceVar(&o.interfaces, "out-interfaces", nil, "the agents run with this flag and these `names`")
 }
@@ -34,55 +37,163 @@ func (o *agentOptions) add(flags *pflag.FlagSet) {
 // treatment is what agents make of one configuration.
 type treatment struct {
 	document *document
-	config   config.Config
+	keys     map[string]string // of several files: the key of each; nil where there is one
+	whole    config.Config     // with the overrides of all nodes
 	flags    config.Options
 	rules    ruleset.Options
+
+	config   config.Config      // what holds on the nodes that this is about
+	override *override          // why so; nil: none
 	families []ruleset.Decision // IPv4, and IPv6 where the agents hold it
+	anyNode  bool               // it is not known which node this is about: one that no override is for
 }
 
-// treat reads a configuration as agents with these flags do. Params state flags as
-// well. What the agents would refuse is an error with every reason.
-func (o agentOptions) treat(document *document, params policy.Params) (*treatment, error) {
+// override is one of the configuration and where it stands.
+type override struct {
+	Path     string `json:"path"`
+	Selector string `json:"selector"`
+	Line     int    `json:"line"`
+	Column   int    `json:"column"`
+}
+
+// treat reads a configuration as agents with these flags do, on a node with these labels;
+// without labels, not even none, it is not known which node this is about. Params state
+// flags as well. What the agents would refuse is an error with every reason.
+func (o agentOptions) treat(document *document, params policy.Params, node map[string]string) (*treatment, error) {
 	sources, err := parsePrefixes(o.sources)
 	if err != nil {
 		return nil, fmt.Errorf("--source-cidrs: %w", err)
 	}
-	flags := params.Consumer.Flags(config.Options{
-		ReservedRanges: o.reserved || params.Agent.ReservedRanges,
-		IPv6:           o.ipv6 || params.Agent.IPv6,
-	})
-	text, ok := document.configMap.Data[policy.ConfigKey]
-	if !ok {
-		return nil, fmt.Errorf("%s: the ConfigMap has no key %q in data, so agents have their defaults", document.file, policy.ConfigKey)
+	t := &treatment{
+		document: document,
+		flags: params.Consumer.Flags(config.Options{
+			ReservedRanges: o.reserved || params.Agent.ReservedRanges,
+			IPv6:           o.ipv6 || params.Agent.IPv6,
+		}),
+		rules: ruleset.Options{Sources: sources, Interfaces: o.interfaces, SpareMulticast: o.multicast},
 	}
-	c, problems := params.Consumer.Parse([]byte(text))
-	if !anyFatal(problems) {
-		var more []config.Problem
-		c, more = c.For(flags)
-		problems = append(problems, more...)
+	var problems []config.Problem
+	if o.directory || params.ConfigDirectory {
+		problems, err = t.readFiles()
+	} else {
+		problems, err = t.readKey(params.Consumer)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if anyFatal(problems) {
 		var errs []error
 		for _, p := range problems {
 			if p.Severity == config.Fatal {
-				at := document.locate(policy.Finding{Key: policy.ConfigKey, Position: config.Position{Line: p.Line, Column: p.Column}})
-				errs = append(errs, fmt.Errorf("%s%s: %s", document.file, at.suffix(), printable(p.Message)))
+				at := t.locate(config.Place{File: p.File, Position: config.Position{Line: p.Line, Column: p.Column}})
+				message := p.Message
+				if p.File != "" {
+					message = p.File + ": " + message
+				}
+				errs = append(errs, fmt.Errorf("%s%s: %s", document.file, at.suffix(), printable(message)))
 			}
 		}
 		return nil, fmt.Errorf("the configuration does not load; check tells how to mend it:\n%w", errors.Join(errs...))
 	}
-	t := &treatment{
-		document: document, config: c, flags: flags,
-		rules: ruleset.Options{Sources: sources, Interfaces: o.interfaces, SpareMulticast: o.multicast},
+	on := t.on(node)
+	on.anyNode = node == nil
+	return on, nil
+}
+
+// readKey reads the one key that agents read.
+func (t *treatment) readKey(consumer config.Consumer) ([]config.Problem, error) {
+	text, ok := t.document.text(policy.ConfigKey)
+	if !ok {
+		more := ""
+		if len(policy.FilesOf(t.document.configMap)) > 0 {
+			more = "; those that run with --config-dir read others: say so with this flag"
+		}
+		return nil, fmt.Errorf("%s: the ConfigMap has no key %q, so agents have their defaults%s", t.document.file, policy.ConfigKey, more)
+	}
+	c, problems := consumer.Parse(text)
+	if anyFatal(problems) {
+		return problems, nil
+	}
+	c, more := c.For(t.flags)
+	t.whole = c
+	return append(problems, more...), nil
+}
+
+// readFiles reads every key that agents with --config-dir do.
+func (t *treatment) readFiles() ([]config.Problem, error) {
+	t.keys = policy.FilesOf(t.document.configMap)
+	if len(t.keys) == 0 {
+		return nil, fmt.Errorf("%s: the ConfigMap has no key that begins with %s, so agents with --config-dir have their defaults", t.document.file, config.FilePrefix)
+	}
+	var parts []config.Part
+	var problems []config.Problem
+	for _, file := range slices.Sorted(maps.Keys(t.keys)) {
+		text, _ := t.document.text(t.keys[file])
+		part, more := config.ParseFile(config.File{Name: file, Text: text}, t.flags)
+		parts, problems = append(parts, part), append(problems, more...)
+	}
+	if anyFatal(problems) {
+		return problems, nil
+	}
+	merged, more := config.Merge(parts, t.flags)
+	t.whole = merged
+	return append(problems, more...), nil
+}
+
+// on is the treatment on nodes with these labels.
+func (t *treatment) on(labels map[string]string) *treatment {
+	effective, index := t.whole.On(labels)
+	now := *t
+	now.config, now.override, now.families, now.anyNode = effective, nil, nil, false
+	if index >= 0 {
+		from := t.whole.Place(index)
+		at := t.locate(from)
+		now.override = &override{Path: from.Path, Selector: t.whole.Overrides[index].Selector(), Line: at.line, Column: at.column}
 	}
 	families := []ruleset.Family{ruleset.IPv4}
-	if flags.IPv6 {
+	if t.flags.IPv6 {
 		families = append(families, ruleset.IPv6)
 	}
 	for _, family := range families {
-		t.families = append(t.families, ruleset.Decide(c, family, t.rules))
+		now.families = append(now.families, ruleset.Decide(effective, family, t.rules))
 	}
-	return t, nil
+	return &now
+}
+
+// elsewhere is the treatment by each of the overrides, where it is not known which node
+// this is about.
+func (t *treatment) elsewhere() []*treatment {
+	if !t.anyNode {
+		return nil
+	}
+	var all []*treatment
+	told := map[string]bool{}
+	for _, o := range t.whole.Overrides {
+		if selector := o.Selector(); !told[selector] {
+			told[selector] = true
+			all = append(all, t.on(o.Labels()))
+		}
+	}
+	return all
+}
+
+// locate is where in the document a place of the configuration is; one that the text does
+// not have is nowhere.
+func (t *treatment) locate(from config.Place) place {
+	if from.Line == 0 {
+		return place{}
+	}
+	key := t.key(from)
+	_, binary := t.document.configMap.BinaryData[key]
+	return t.document.locate(policy.Finding{Key: key, Binary: binary, Path: from.Path, Position: from.Position})
+}
+
+// key is the one that a place of the configuration is in.
+func (t *treatment) key(from config.Place) string {
+	if t.keys == nil {
+		return policy.ConfigKey
+	}
+	return t.keys[from.File]
 }
 
 func anyFatal(problems []config.Problem) bool {

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"slices"
@@ -27,11 +28,7 @@ var beyondSchema = []config.Code{
 // TestSchema compares the schema for editors with the parser: what has no problem
 // satisfies it, and what satisfies it has no other problems than those it cannot see.
 func TestSchema(t *testing.T) {
-	text, err := os.ReadFile("config.schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	document, err := jsonschema.UnmarshalJSON(strings.NewReader(string(text)))
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(config.Schema()))
 	if err != nil {
 		t.Fatal(err)
 	}
