@@ -91,20 +91,26 @@ func TestCheck(t *testing.T) {
 			if !tt.colour && bytes.ContainsAny(got, "\x1b\u202e") {
 				t.Errorf("the report can steer a terminal:\n%q", got)
 			}
-			golden := filepath.Join("testdata", tt.name+".golden")
-			if *update {
-				if err := os.WriteFile(golden, got, 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), string(got)); diff != "" {
-				t.Errorf("report differs (-want +got):\n%s", diff)
-			}
+			checkGolden(t, tt.name, string(got))
 		})
+	}
+}
+
+// checkGolden compares what a command prints with testdata/NAME.golden.
+func checkGolden(t *testing.T, name, got string) {
+	t.Helper()
+	golden := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("transcript differs (-want +got):\n%s", diff)
 	}
 }
 
@@ -171,19 +177,7 @@ func TestTranscripts(t *testing.T) {
 			if exit != tt.exit || stderr.Len() > 0 {
 				t.Errorf("exit %d, want %d; standard error: %s", exit, tt.exit, &stderr)
 			}
-			golden := filepath.Join("testdata", tt.name+".golden")
-			if *update {
-				if err := os.WriteFile(golden, stdout.Bytes(), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), stdout.String()); diff != "" {
-				t.Errorf("transcript differs (-want +got):\n%s", diff)
-			}
+			checkGolden(t, tt.name, stdout.String())
 		})
 	}
 }

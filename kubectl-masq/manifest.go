@@ -262,7 +262,7 @@ func (d *document) locate(finding policy.Finding) place {
 
 // text is what a node has as the file of a key, of data or of binaryData.
 func (d *document) text(key string) (_ []byte, ok bool) {
-	if text, ok := d.configMap.Data[key]; ok {
+	if text, data := d.configMap.Data[key]; data {
 		return []byte(text), true
 	}
 	text, ok := d.configMap.BinaryData[key]

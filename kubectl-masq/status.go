@@ -3,11 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +23,7 @@ import (
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 
+	agentconfig "github.com/ip-masq-guard/ip-masq-guard/agent/config"
 	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
 
@@ -55,14 +56,17 @@ const statusExamples = `  # What is odd in the cluster
 const statusHelp = `Tell what is in force in a cluster: which rules the replicas of the webhook decide by, what they say of the stored
 configuration (a dry run of writing it as it is, which needs the right to update it), and what the agents hold. The pods are asked
 through the API server, which needs the right to get pods/proxy. Of the agents, one line a node, those are told that are odd:
-not in force or degraded, with another configuration than the stored one, not answering, or missing.
+not in force or degraded, with another configuration or another of nodeOverrides than what is stored asks for, not answering, or missing.
+What an agent should have follows from its pod: the ConfigMaps that it mounts, and the flags --config-path, --config-dir and --node-labels-file.
 
 Exit codes: 0 nothing is odd; 1 something is, or the stored configuration is refused; 2 wrong usage, or the API server does not answer.
 
 JSON output is one object:
   webhooks[]                  pod, revision, since, sets[] (name, state and errors) and error
-  stored                      found, digest (SHA-256 of the text), verdict (approved, refused or unknown), causes[] and warnings[]
-  agents[]                    node, pod, state, digest, source, since, and odd[], why it is told; of all nodes with --all
+  stored                      found, digest (SHA-256 of the text; of several files that of their digests, as agents with --config-dir have it),
+                              files[], which those are, verdict (approved, refused or unknown), causes[] and warnings[]
+  agents[]                    node, pod, state, digest, stored (the digest that it should have; null: not known), source, override (which of
+                              nodeOverrides holds, or empty), since, and odd[], why it is told; of all nodes with --all
   nodes, odd                  how many nodes agents are for, and how many of them are odd
   notes[]                     what is odd of the whole`
 
@@ -114,32 +118,35 @@ type setStatus struct {
 type storedStatus struct {
 	Found    bool     `json:"found"`
 	Digest   string   `json:"digest"`
+	Files    []string `json:"files"`
 	Verdict  string   `json:"verdict"`
 	Causes   []string `json:"causes"`
 	Warnings []string `json:"warnings"`
+
+	object *corev1.ConfigMap // nil: not found
 }
 
 type agentStatus struct {
-	Node   string     `json:"node"`
-	Pod    string     `json:"pod"`
-	State  string     `json:"state"`
-	Digest string     `json:"digest"`
-	Source string     `json:"source"`
-	Since  *time.Time `json:"since"`
-	Odd    []string   `json:"odd"`
+	Node     string     `json:"node"`
+	Pod      string     `json:"pod"`
+	State    string     `json:"state"`
+	Digest   string     `json:"digest"`
+	Stored   *string    `json:"stored"`
+	Source   string     `json:"source"`
+	Override string     `json:"override"`
+	Since    *time.Time `json:"since"`
+	Odd      []string   `json:"odd"`
 }
 
 // agentReport is what is read of an agent's /status, of which there is a schema.
 type agentReport struct {
 	State  string `json:"state"`
 	Config struct {
-		Digest string     `json:"digest"`
-		Source string     `json:"source"`
-		Since  *time.Time `json:"since"`
+		Digest   string     `json:"digest"`
+		Source   string     `json:"source"`
+		Override string     `json:"override"`
+		Since    *time.Time `json:"since"`
 	} `json:"config"`
-	File struct {
-		State string `json:"state"`
-	} `json:"file"`
 	Families []struct {
 		Family string `json:"family"`
 		Error  string `json:"error"`
@@ -157,7 +164,7 @@ func status(ctx context.Context, opts statusOptions, std streams) error {
 	if err != nil {
 		return err
 	}
-	asked, err := askCluster(ctx, config, opts)
+	asked, err := askCluster(ctx, config, opts, std.err)
 	if err != nil {
 		return err
 	}
@@ -177,7 +184,7 @@ func status(ctx context.Context, opts statusOptions, std streams) error {
 }
 
 // askCluster asks the API server and, by way of it, webhooks and agents.
-func askCluster(ctx context.Context, config *rest.Config, opts statusOptions) (clusterStatus, error) {
+func askCluster(ctx context.Context, config *rest.Config, opts statusOptions, notes io.Writer) (clusterStatus, error) {
 	heard := &warnings{}
 	config.WarningHandler = heard
 	config.QPS, config.Burst = 100, 100 // one call a pod
@@ -210,9 +217,15 @@ func askCluster(ctx context.Context, config *rest.Config, opts statusOptions) (c
 	for i, pod := range webhooks {
 		s.Webhooks = append(s.Webhooks, webhookOf(pod, answers[i]))
 	}
-	for i, pod := range agents {
-		s.Agents = append(s.Agents, agentOf(pod, answers[len(webhooks)+i], s.Stored))
+	stored := stores{get: storedConfigMaps(ctx, core, s.Stored.object), node: nodeLabels(ctx, core, notes)}
+	for i := range agents {
+		should, unknown := stored.wantedOf(&agents[i])
+		s.Agents = append(s.Agents, agentOf(agents[i], answers[len(webhooks)+i], should, unknown, opts.namespace+"/"+opts.name))
+		if s.Stored.Files == nil && unknown == nil && slices.Contains(should.from, opts.namespace+"/"+opts.name) {
+			s.Stored.Digest, s.Stored.Files = should.digest, should.files
+		}
 	}
+	s.Stored.Files = append([]string{}, s.Stored.Files...)
 	s.conclude(sets.Items)
 	return s, nil
 }
@@ -228,10 +241,9 @@ func askStored(ctx context.Context, core coreclient.ConfigMapsGetter, namespace,
 	case err != nil:
 		return s, fmt.Errorf("reading configmap %s/%s: %w", namespace, name, err)
 	}
-	s.Found = true
+	s.Found, s.object = true, object
 	if text, ok := object.Data[policy.ConfigKey]; ok {
-		digest := sha256.Sum256([]byte(text))
-		s.Digest = hex.EncodeToString(digest[:])
+		s.Digest = agentconfig.Digest([]byte(text)) // unless the agents read other keys
 	}
 	heard.take()
 	_, err = core.ConfigMaps(namespace).Update(ctx, object, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}})
@@ -252,6 +264,57 @@ func askStored(ctx context.Context, core coreclient.ConfigMapsGetter, namespace,
 		s.Causes = append(s.Causes, err.Error())
 	}
 	return s, nil
+}
+
+// storedConfigMaps reads ConfigMaps once each; the one that is known already is not read.
+func storedConfigMaps(ctx context.Context, core coreclient.ConfigMapsGetter, known *corev1.ConfigMap) func(namespace, name string) (*corev1.ConfigMap, error) {
+	type outcome struct {
+		object *corev1.ConfigMap
+		err    error
+	}
+	read := map[string]outcome{}
+	if known != nil {
+		read[known.Namespace+"/"+known.Name] = outcome{object: known}
+	}
+	return func(namespace, name string) (*corev1.ConfigMap, error) {
+		id := namespace + "/" + name
+		had, ok := read[id]
+		if !ok {
+			had.object, had.err = core.ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+			switch {
+			case apierrors.IsNotFound(had.err):
+				had = outcome{}
+			case had.err != nil:
+				had = outcome{err: fmt.Errorf("reading configmap %s: %w", id, had.err)}
+			}
+			read[id] = had
+		}
+		return had.object, had.err
+	}
+}
+
+// nodeLabels gives the labels of a node; nil where they are not known. Nodes are read when
+// the first is asked for, and what hinders that is noted: without it less is known.
+func nodeLabels(ctx context.Context, core coreclient.NodesGetter, notes io.Writer) func(node string) map[string]string {
+	read := sync.OnceValue(func() map[string]map[string]string {
+		labels := map[string]map[string]string{}
+		for page := (metav1.ListOptions{Limit: pageSize}); ; {
+			nodes, err := core.Nodes().List(ctx, page)
+			if err != nil {
+				_, _ = fmt.Fprintf(notes, "note: the labels of nodes are not known: %v\n", err) // the work is done all the same
+				return nil
+			}
+			for i := range nodes.Items {
+				own := map[string]string{}
+				maps.Copy(own, nodes.Items[i].Labels)
+				labels[nodes.Items[i].Name] = own
+			}
+			if page.Continue = nodes.Continue; page.Continue == "" {
+				return labels
+			}
+		}
+	})
+	return func(node string) map[string]string { return read()[node] }
 }
 
 // warnings are those of the API server. It is a rest.WarningHandler.
@@ -352,7 +415,11 @@ func webhookOf(pod corev1.Pod, from answer) webhookStatus {
 		w.Error = err.Error()
 		return w
 	}
-	w.Revision, w.Since, w.Sets = said.Rules.Revision, said.Rules.Since, append(w.Sets, said.Rules.Sets...)
+	w.Revision, w.Since = said.Rules.Revision, said.Rules.Since
+	for _, set := range said.Rules.Sets {
+		set.Errors = append([]string{}, set.Errors...) // never null
+		w.Sets = append(w.Sets, set)
+	}
 	return w
 }
 
@@ -366,9 +433,14 @@ func (a answer) into(value any) error {
 	return nil
 }
 
-// agentOf is what one agent holds, and what is odd about it.
-func agentOf(pod corev1.Pod, from answer, stored storedStatus) agentStatus {
+// agentOf is what one agent holds, and what is odd about it: should is what it should hold
+// by what is stored, unless that is unknown for a reason, and name the ConfigMap that is
+// asked about.
+func agentOf(pod corev1.Pod, from answer, should wanted, unknown error, name string) agentStatus {
 	a := agentStatus{Node: pod.Spec.NodeName, Pod: pod.Namespace + "/" + pod.Name, State: "unknown", Odd: []string{}}
+	if unknown == nil {
+		a.Stored = &should.digest
+	}
 	if a.Node == "" {
 		a.Odd = append(a.Odd, "it has no node yet")
 		return a
@@ -378,15 +450,23 @@ func agentOf(pod corev1.Pod, from answer, stored storedStatus) agentStatus {
 		a.Odd = append(a.Odd, err.Error())
 		return a
 	}
-	a.State, a.Digest, a.Source, a.Since = said.State, said.Config.Digest, said.Config.Source, said.Config.Since
+	a.State, a.Digest, a.Source, a.Override, a.Since = said.State, said.Config.Digest, said.Config.Source, said.Config.Override, said.Config.Since
 	if a.State != "in-force" {
 		a.Odd = append(a.Odd, a.State)
 	}
 	switch {
 	case a.Source == "last-valid":
 		a.Odd = append(a.Odd, "the file is refused, and the last valid one holds")
-	case a.Digest != stored.Digest:
+	case unknown != nil:
+		a.Odd = append(a.Odd, "not known what it should have: "+unknown.Error())
+	case len(should.from) > 0 && !slices.Contains(should.from, name):
+		a.Odd = append(a.Odd, "it reads configmap "+strings.Join(should.from, ", ")+", not "+name)
+	case a.Digest != should.digest:
 		a.Odd = append(a.Odd, "another configuration than the stored one")
+	case should.override != nil && a.Override != *should.override:
+		a.Odd = append(a.Odd, cmp.Or(a.Override, "none of nodeOverrides")+" holds, not "+cmp.Or(*should.override, "what is for nodes without an override"))
+	case should.hint != "":
+		a.Odd = append(a.Odd, should.hint)
 	}
 	for _, family := range said.Families {
 		if family.Error != "" {
@@ -451,13 +531,20 @@ func (s clusterStatus) text(p painter) string {
 	}
 	if s.Stored.Found {
 		colour := map[string]string{"refused": red, "approved": bold, "unknown": yellow}[s.Stored.Verdict]
-		fmt.Fprintf(&b, "stored configuration %s: %s\n", short(s.Stored.Digest), p.paint(colour, s.Stored.Verdict))
+		what := short(s.Stored.Digest)
+		if n := len(s.Stored.Files); n > 1 {
+			what += fmt.Sprintf(" (of %d files: %s)", n, printable(strings.Join(s.Stored.Files, ", ")))
+		}
+		fmt.Fprintf(&b, "stored configuration %s: %s\n", cmp.Or(what, "without a key that agents read"), p.paint(colour, s.Stored.Verdict))
 		for _, text := range slices.Concat(s.Stored.Causes, s.Stored.Warnings) {
 			b.WriteString("  " + printable(text) + "\n")
 		}
 	}
 	for _, a := range s.Agents {
-		line := fmt.Sprintf("%s: %s, %s %s", a.Node, a.State, cmp.Or(a.Source, "no source"), cmp.Or(short(a.Digest), "without a digest"))
+		line := strings.TrimSpace(fmt.Sprintf("%s: %s, %s %s", a.Node, a.State, cmp.Or(a.Source, "no source"), short(a.Digest)))
+		if a.Override != "" {
+			line += ", " + a.Override
+		}
 		if len(a.Odd) > 0 {
 			line = fmt.Sprintf("%s: %s", cmp.Or(a.Node, a.Pod), strings.Join(a.Odd, "; "))
 		}
