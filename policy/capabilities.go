@@ -90,6 +90,56 @@ var undefinedFunction = regexp.MustCompile(`undefined function ([\w.]+)`)
 // localVariable is what the compiler calls an index that the author did not name.
 var localVariable = regexp.MustCompile(`\[__local\d+__\]`)
 
+type remedy struct{ says, remedy string }
+
+// lastArgument is that of the arguments that a function wants.
+var lastArgument = regexp.MustCompile(`, \w+: [^:]*\)$`)
+
+// quoted are the names in a list of the compiler.
+var quoted = regexp.MustCompile(`"([^"]+)"`)
+
+// details are what the compiler found and what it wants. Of a call it counts the result
+// among the arguments, which its author does not.
+func details(lines []string) string {
+	told, wrong := "", ""
+	counted := false
+	for _, line := range lines {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(line, `have: "`): // part of the reference that the message has
+			wrong = strings.Trim(line[len("have: "):], `"`)
+			continue
+		case strings.HasPrefix(line, "want (one of): "):
+			for _, name := range quoted.FindAllStringSubmatch(line, -1) {
+				if similar(strings.ToLower(wrong), strings.ToLower(name[1])) {
+					line += "; did you mean " + name[1] + "?"
+					break
+				}
+			}
+		case strings.HasPrefix(line, "have: ("):
+			line, counted = strings.CutSuffix(line, ", ???)")
+			if counted {
+				line += ")"
+			}
+		case strings.HasPrefix(line, "want: (") && counted:
+			line = lastArgument.ReplaceAllString(line, ")")
+		case !strings.HasPrefix(line, "want"):
+			continue
+		}
+		told += ", " + line
+	}
+	return told
+}
+
+// remedies are for messages of the compiler that leave their reader alone.
+func remedies() []remedy {
+	return []remedy{
+		{"`if` keyword is required", "rules are Rego version 1: opa fmt --v0-v1 --write makes it of older files"},
+		{"`contains` keyword is required", "write deny contains v if { … }"},
+		{"yaml: ", "the comments below # METADATA are YAML, where a text with a colon stands in quotes"},
+	}
+}
+
 // explainCompile tells a compile error, with the reason where the rule calls what is left
 // out on purpose.
 func explainCompile(err *ast.Error) *RuleError {
@@ -106,10 +156,11 @@ func explainCompile(err *ast.Error) *RuleError {
 		}
 	}
 	if err.Details != nil {
-		for _, line := range err.Details.Lines() {
-			if line = strings.TrimSpace(line); strings.HasPrefix(line, "want ") {
-				message += ", " + line
-			}
+		message += details(err.Details.Lines())
+	}
+	for _, known := range remedies() {
+		if strings.Contains(message, known.says) {
+			message += "; " + known.remedy
 		}
 	}
 	told := &RuleError{Message: message}

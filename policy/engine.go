@@ -419,11 +419,7 @@ func (e *Engine) askEach(ctx context.Context, d *document, asked []int) []Findin
 			findings = append(findings, entry.findings(sets[0], d)...)
 		}
 		if len(errs) > 0 {
-			why := errs[0].Error()
-			if len(errs) > 1 {
-				why += fmt.Sprintf(" (and %d more errors)", len(errs)-1)
-			}
-			findings = append(findings, entry.failed(why))
+			findings = append(findings, entry.failedBy(errs))
 		}
 	}
 	return findings

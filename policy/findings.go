@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
@@ -216,10 +217,23 @@ func (e *entry) failed(why string) Finding {
 		Failed:  true,
 		fixed:   e.fixed,
 		custom:  !e.builtin,
-		failing: e.place,
+		failing: &failure{e.place, why},
 		Message: cut(oneLine(fmt.Sprintf("the rule at %s failed: %s", placeOf(e.place), why)), maxTextRunes),
 		Hint:    "the write is not to blame; tell those who maintain the rule",
 	}
+}
+
+// failedBy is the finding on a rule whose evaluation ended in errors.
+func (e *entry) failedBy(errs []topdown.Error) Finding {
+	why := errs[0].Error()
+	if len(errs) > 1 {
+		why += fmt.Sprintf(" (and %d more errors)", len(errs)-1)
+	}
+	f := e.failed(why)
+	if errs[0].Location != nil {
+		f.failing = &failure{errs[0].Location, errs[0].Message}
+	}
+	return f
 }
 
 // withoutEchoes drops denials of a text that does not load where a rule says the

@@ -60,7 +60,15 @@ type logCluster struct {
 type LogResult struct {
 	Allowed  bool         `json:"allowed"`
 	Bypassed bool         `json:"bypassed,omitempty"` // it was let through all the same
+	Bypass   *LogBypass   `json:"bypass,omitempty"`   // nil: its author did not ask for one
 	Findings []LogFinding `json:"findings"`
+}
+
+// LogBypass is what became of a request to bypass the rules. A masked entry has it too:
+// the reason is written to be read by others.
+type LogBypass struct {
+	Reason  string `json:"reason"`
+	Refused string `json:"refused,omitempty"` // why; empty: it was granted
 }
 
 // LogFinding is one of the findings.

@@ -114,7 +114,7 @@ func (e *RuleError) Error() string {
 func ruleErrorf(at *ast.Location, format string, args ...any) *RuleError {
 	e := &RuleError{Message: fmt.Sprintf(format, args...)}
 	if at != nil {
-		e.File, e.Line = at.File, at.Row
+		e.File, e.Line, e.Column = at.File, at.Row, at.Col
 	}
 	return e
 }

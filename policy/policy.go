@@ -73,10 +73,16 @@ type Finding struct {
 	Details  any    // of a custom rule, as encoding/json decodes; may be nil
 	Failed   bool   // the rule itself failed (Message names file and line); the write is not to blame
 
-	code    config.Code   // of the Problem that it tells of; may be empty
-	custom  bool          // the rule is not built in
-	fixed   bool          // params do not change the action
-	failing *ast.Location // of the rule that failed; else nil
+	code    config.Code // of the Problem that it tells of; may be empty
+	custom  bool        // the rule is not built in
+	fixed   bool        // params do not change the action
+	failing *failure    // of a rule that failed; else nil
+}
+
+// failure is what authors of a rule that failed look for.
+type failure struct {
+	at  *ast.Location // of the expression, or of the rule where nobody knows it
+	why string
 }
 
 // Custom tells that the finding is of a rule which is not built in.

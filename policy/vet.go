@@ -78,8 +78,9 @@ func (v Vetting) Vet(ctx context.Context, set []Source) (engine *Engine, complai
 	complaints = slices.Concat(taken, conventions(modules, titledIn(v.Before)))
 	complaints = append(complaints, twice(modules)...)
 	complaints = append(complaints, v.test(ctx, set)...)
-	complaints = append(complaints, tried(ctx, engine, modules)...)
-	complaints = append(complaints, v.replayed(ctx, engine)...)
+	failing := tried(ctx, engine, modules)
+	complaints = append(complaints, failing...)
+	complaints = append(complaints, v.replayed(ctx, engine, len(failing) > 0)...)
 	return engine, located(complaints, set)
 }
 
@@ -344,32 +345,47 @@ func (v Vetting) test(ctx context.Context, set []Source) []Complaint {
 	return complaints
 }
 
-// tried tells which rules of the set fail on a sample: in force, they would fail on
-// such a write.
+// tried tells which rules of the set fail on samples: in force, they would fail on such
+// writes. A mistake is told once, however many samples meet it.
 func tried(ctx context.Context, engine *Engine, modules map[string]*ast.Module) []Complaint {
 	own := map[string]bool{}
 	for _, module := range modules {
 		own[idOf(module)] = true
 	}
-	var complaints []Complaint
-	said := map[string]bool{}
+	type mistake struct {
+		place, why string
+	}
+	met := map[mistake][]string{} // samples
+	failures := map[mistake]*failure{}
 	for _, sample := range Samples() {
 		for _, f := range engine.Decide(ctx, sample.Request, SampleCluster()).Findings {
-			if !f.Failed || !own[f.Rule] || said[f.Message] {
+			if !f.Failed || !own[f.Rule] {
 				continue
 			}
-			said[f.Message] = true
-			complaints = append(complaints, Complaint{
-				Action: Deny, RuleError: *ruleErrorf(f.failing, "%s (tried on the sample %s)", f.Message, sample.Name),
-				Hint: "a rule has an answer for every write; test for what may be missing",
-			})
+			key := mistake{placeOf(f.failing.at), f.failing.why}
+			failures[key] = f.failing
+			if !slices.Contains(met[key], sample.Name) {
+				met[key] = append(met[key], sample.Name)
+			}
 		}
+	}
+	var complaints []Complaint
+	for key, samples := range met {
+		on := samples[0]
+		if more := len(samples) - 1; more > 0 {
+			on += fmt.Sprintf(" and %d more", more)
+		}
+		complaints = append(complaints, Complaint{
+			Action: Deny, RuleError: *ruleErrorf(failures[key].at, "the rule fails on the sample %s: %s", on, oneLine(key.why)),
+			Hint: "a rule has an answer for every write; test for what may be missing, and for its type",
+		})
 	}
 	return complaints
 }
 
-// replayed tells what would deny the stored configuration that is approved now.
-func (v Vetting) replayed(ctx context.Context, engine *Engine) []Complaint {
+// replayed tells what would deny the stored configuration that is approved now. Of what
+// fails on samples too those tell.
+func (v Vetting) replayed(ctx context.Context, engine *Engine, failing bool) []Complaint {
 	if v.Live == nil {
 		return nil
 	}
@@ -378,13 +394,14 @@ func (v Vetting) replayed(ctx context.Context, engine *Engine) []Complaint {
 	}
 	var complaints []Complaint
 	for _, f := range engine.Decide(ctx, *v.Live, v.Cluster).Findings {
-		if f.Action == Deny {
-			complaints = append(complaints, Complaint{
-				Action:    cmp.Or(v.Params.RuleSets.LiveDenied, Warn),
-				RuleError: RuleError{Message: "this would deny the configuration that is stored now: " + f.line(maxDetailRunes)},
-				Hint:      "its next edit has to mend that as well",
-			})
+		if f.Action != Deny || f.Failed && failing {
+			continue
 		}
+		complaints = append(complaints, Complaint{
+			Action:    cmp.Or(v.Params.RuleSets.LiveDenied, Warn),
+			RuleError: RuleError{Message: "this would deny the configuration that is stored now: " + f.line(maxDetailRunes)},
+			Hint:      "its next edit has to mend that as well",
+		})
 	}
 	return complaints
 }

@@ -72,7 +72,7 @@ func TestVet(t *testing.T) {
 			name: "a field that the input does not have",
 			set:  map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\ndeny contains \"a\" if input.config.nonMasqueradeCIDR == []\n"},
 			want: []string{
-				`deny pay/rules.rego:5:22: undefined ref: input.config.nonMasqueradeCIDR, want (one of): ["cidrLimit" "defaulted" "masqLinkLocal" "masqLinkLocalIPv6" "masqueradeCIDRs" "nonMasqueradeCIDRs" "resyncInterval"]: "deny contains \"a\" if input.config.nonMasqueradeCIDR == []"`,
+				`deny pay/rules.rego:5:22: undefined ref: input.config.nonMasqueradeCIDR, want (one of): ["cidrLimit" "defaulted" "masqLinkLocal" "masqLinkLocalIPv6" "masqueradeCIDRs" "nonMasqueradeCIDRs" "resyncInterval"]; did you mean nonMasqueradeCIDRs?: "deny contains \"a\" if input.config.nonMasqueradeCIDR == []"`,
 			},
 		},
 		{
@@ -80,8 +80,8 @@ func TestVet(t *testing.T) {
 			set:  map[string]string{"pay/rules.rego": "package ipmasq.payments\n\ndeny contains {\"msg\": \"a\", \"rule\": \"NoPublic\"} if input.config == {}\n"},
 			want: []string{
 				`warn the set has no tests; add a key NAME_test.rego; kubectl masq new rule writes one to begin with`,
-				`deny pay/rules.rego:1: package ipmasq.payments has no METADATA with a title, which tells those who are denied what it is about: "package ipmasq.payments"; write above package: # METADATA, # title: What the rule wants`,
-				`deny pay/rules.rego:3: the rule id "NoPublic" is not made of small letters, digits and hyphens: "deny contains {\"msg\": \"a\", \"rule\": \"NoPublic\"} if input.config == {}"; write it as no-public-ranges is written; params name rules by it`,
+				`deny pay/rules.rego:1:1: package ipmasq.payments has no METADATA with a title, which tells those who are denied what it is about: "package ipmasq.payments"; write above package: # METADATA, # title: What the rule wants`,
+				`deny pay/rules.rego:3:15: the rule id "NoPublic" is not made of small letters, digits and hyphens: "deny contains {\"msg\": \"a\", \"rule\": \"NoPublic\"} if input.config == {}"; write it as no-public-ranges is written; params name rules by it`,
 			},
 		},
 		{
@@ -98,7 +98,38 @@ func TestVet(t *testing.T) {
 			set: map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\n" +
 				"warn contains v if {\n\tsome range in input.config.nonMasqueradeCIDRs\n\tv := 1 + count(range.path)\n}\n"},
 			want: []string{
-				`deny pay/rules.rego:5: the rule at pay/rules.rego:5 failed: it gave a number; a violation is a text or an object with msg (tried on the sample empty): "warn contains v if {"; a rule has an answer for every write; test for what may be missing`,
+				`deny pay/rules.rego:5:1: the rule fails on the sample empty and 7 more: it gave a number; a violation is a text or an object with msg: "warn contains v if {"; a rule has an answer for every write; test for what may be missing, and for its type`,
+			},
+		},
+		{
+			name:   "an expression that fails on samples, which is told once, and not of what is stored too",
+			params: "ruleSets: {untested: off}",
+			set: map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\n" +
+				"deny contains \"x\" if {\n\tsome range in input.config.nonMasqueradeCIDRs\n\tnet.cidr_contains(range, \"10.0.0.0/8\")\n}\n"},
+			want: []string{
+				`deny pay/rules.rego:7:2: the rule fails on the sample empty and 7 more: net.cidr_contains: operand 1 must be string but got object: "net.cidr_contains(range, \"10.0.0.0/8\")"; a rule has an answer for every write; test for what may be missing, and for its type`,
+			},
+		},
+		{
+			name: "rules of before version 1",
+			set:  map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\nviolation[{\"msg\": msg}] {\n\tmsg := \"x\"\n}\n"},
+			want: []string{
+				"deny pay/rules.rego:5:1: `if` keyword is required before rule body; rules are Rego version 1: opa fmt --v0-v1 --write makes it of older files: \"violation[{\\\"msg\\\": msg}] {\"",
+				"deny pay/rules.rego:5:1: `contains` keyword is required for partial set rules; write deny contains v if { … }: \"violation[{\\\"msg\\\": msg}] {\"",
+			},
+		},
+		{
+			name: "an argument of another type",
+			set:  map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\ndeny contains sprintf(\"%d\", count(input.problems)) if input.problems != []\n"},
+			want: []string{
+				`deny pay/rules.rego:5:15: sprintf: invalid argument(s), have: (string, number), want: (format: string, values: array[any]): "deny contains sprintf(\"%d\", count(input.problems)) if input.problems != []"`,
+			},
+		},
+		{
+			name: "METADATA that is no YAML",
+			set:  map[string]string{"pay/rules.rego": "# METADATA\n# title: Public: never\npackage ipmasq.payments\n\ndeny contains \"x\" if input.problems != []\n"},
+			want: []string{
+				`deny pay/rules.rego:2:1: yaml: mapping values are not allowed in this context; the comments below # METADATA are YAML, where a text with a colon stands in quotes: "# title: Public: never"`,
 			},
 		},
 		{
@@ -121,7 +152,7 @@ func TestVet(t *testing.T) {
 			beside: []Source{{Name: "other/rules.rego", Text: []byte("package ipmasq.payments\n\nwarn contains \"x\" if input.config == {}\n")}},
 			set:    map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\nwarn contains \"y\" if input.config == {}\n"},
 			want: []string{
-				`deny pay/rules.rego:3: package ipmasq.payments is that of other/rules.rego already: "package ipmasq.payments"; choose a package of your own: what both define would be one rule, that either could change`,
+				`deny pay/rules.rego:3:1: package ipmasq.payments is that of other/rules.rego already: "package ipmasq.payments"; choose a package of your own: what both define would be one rule, that either could change`,
 			},
 		},
 		{
@@ -133,7 +164,7 @@ func TestVet(t *testing.T) {
 				"pay/more.rego":  titled + "package ipmasq.payments_eu\n\nwarn contains \"y\" if input.config == {}\n",
 			},
 			want: []string{
-				`deny pay/rules.rego:3: package ipmasq.payments.eu and ipmasq.payments of other/rules.rego are one inside the other: "package ipmasq.payments.eu"; choose a package of your own: what both define would be one rule, that either could change`,
+				`deny pay/rules.rego:3:1: package ipmasq.payments.eu and ipmasq.payments of other/rules.rego are one inside the other: "package ipmasq.payments.eu"; choose a package of your own: what both define would be one rule, that either could change`,
 			},
 		},
 		{
@@ -145,7 +176,7 @@ func TestVet(t *testing.T) {
 				"pay/c.rego": titled + "package ipmasq.billing\n\nwarn contains {\"msg\": \"c\", \"rule\": \"same\"} if input.config == {}\n",
 			},
 			want: []string{
-				`warn pay/b.rego:3: the rule id "same" is that of pay/a.rego:5 as well: "warn contains {\"msg\": \"b\", \"rule\": \"same\"} if input.config == {}"; an action or exception in params would mean both; give each its own, unless they are one rule`,
+				`warn pay/b.rego:3:15: the rule id "same" is that of pay/a.rego:5 as well: "warn contains {\"msg\": \"b\", \"rule\": \"same\"} if input.config == {}"; an action or exception in params would mean both; give each its own, unless they are one rule`,
 			},
 		},
 		{
