@@ -88,7 +88,7 @@ func editRules(visit int, buffer string) (string, error) {
 	case 1:
 		return replaceAll(buffer, "input.config.nonMasqueradeCIDRs\n", "input.config.nonMasqueradeCIDR\n", "203.0.113.", "198.51.100.")
 	case 2:
-		field, err := find(buffer, `(?m)^# \* .*undefined ref: input\.config\.nonMasqueradeCIDR, want \(one of\): .*"(nonMasq\w+)"`)
+		field, err := find(buffer, `(?m)^# \* .*undefined ref: input\.config\.nonMasqueradeCIDR, .*; did you mean (\w+)\?`)
 		if err != nil {
 			return "", err
 		}

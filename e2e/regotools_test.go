@@ -43,7 +43,7 @@ func needRegoTool(t *testing.T, name string) string {
 	return binary
 }
 
-// stock runs a stock tool.
+// stock runs a tool as it comes, without a cluster.
 func stock(t *testing.T, binary string, args ...string) output {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), binary, args...)

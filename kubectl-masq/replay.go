@@ -35,8 +35,9 @@ Exit codes: 0 no decision changes; 1 some do; 2 wrong usage, a log without full 
 JSON output is one object:
   revision                    of the new rules and params
   decisions, masked, other    how many could be made again, how many not, and how many lines are no decisions
-  changed[]                   decision_id, timestamp, requested_by, allowed and was, and added[] and gone[]: the findings that
-                              are new, and those that are no more, with rule, action, path, line and message`
+  changed[]                   decision_id, timestamp, requested_by, allowed and was, bypass where its author asked for one, and
+                              added[] and gone[]: the findings that are new, and those that are no more, with rule, action,
+                              path, line and message`
 
 func replayCommand(std streams) *cobra.Command {
 	var opts replayOptions
@@ -73,6 +74,7 @@ type changedDecision struct {
 	RequestedBy string              `json:"requested_by"`
 	Allowed     bool                `json:"allowed"`
 	Was         bool                `json:"was"`
+	Bypass      *policy.LogBypass   `json:"bypass,omitempty"`
 	Added       []policy.LogFinding `json:"added"`
 	Gone        []policy.LogFinding `json:"gone"`
 }
@@ -146,7 +148,7 @@ func replayed(ctx context.Context, engine *policy.Engine, log io.Reader) (replay
 		}
 		report.Changed = append(report.Changed, changedDecision{
 			ID: entry.DecisionID, Timestamp: entry.Timestamp.Format("2006-01-02T15:04:05Z07:00"), RequestedBy: entry.RequestedBy,
-			Allowed: decision.Allowed, Was: entry.Result.Allowed,
+			Allowed: decision.Allowed, Was: entry.Result.Allowed, Bypass: entry.Result.Bypass,
 			Added: append([]policy.LogFinding{}, added...), Gone: append([]policy.LogFinding{}, gone...),
 		})
 	}
@@ -167,6 +169,9 @@ func (r replayReport) text(p painter) string {
 		}
 		if c.Was && !c.Allowed {
 			denied, colour = denied+1, red
+		}
+		if c.Bypass != nil && c.Bypass.Refused == "" {
+			said += ", bypassed then: " + printable(c.Bypass.Reason)
 		}
 		fmt.Fprintf(&b, "%s %s by %s: %s\n", printable(c.Timestamp), printable(c.ID), printable(c.RequestedBy), p.paint(colour, said))
 		for _, side := range []struct {

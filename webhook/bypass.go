@@ -64,6 +64,7 @@ func (a accessReviews) mayBypass(ctx context.Context, user authenticationv1.User
 type receipt struct {
 	warning string
 	audit   map[string]string
+	bypass  *policy.LogBypass // nil: nobody asked for one
 }
 
 func (r receipt) add(response *admissionv1.AdmissionResponse) {
@@ -90,6 +91,7 @@ func (g *guard) withBypass(ctx context.Context, req *request, decision policy.De
 		return decision, receipt{
 			warning: "not bypassed: " + why,
 			audit:   map[string]string{auditBypassRejected: why},
+			bypass:  &policy.LogBypass{Reason: reason, Refused: why},
 		}
 	}
 	if req.OldObject != nil && req.OldObject.Metadata.Annotations[bypassAnnotation] == req.Object.Metadata.Annotations[bypassAnnotation] {
@@ -110,5 +112,8 @@ func (g *guard) withBypass(ctx context.Context, req *request, decision policy.De
 	g.metrics.bypasses.WithLabelValues("true").Inc()
 	g.log.LogAttrs(ctx, slog.LevelWarn, "rules bypassed", slog.String("id", decision.ID), slog.String("user", req.UserInfo.Username),
 		slog.String("reason", reason), slog.String("rules", rules))
-	return bypassed, receipt{audit: map[string]string{auditBypass: reason, auditBypassed: rules}}
+	return bypassed, receipt{
+		audit:  map[string]string{auditBypass: reason, auditBypassed: rules},
+		bypass: &policy.LogBypass{Reason: reason},
+	}
 }

@@ -23,7 +23,7 @@ type decided struct {
 	request  policy.Request
 	cluster  *policy.Cluster
 	decision policy.Decision
-	bypassed bool
+	bypass   *policy.LogBypass // nil: nobody asked for one
 	elapsed  time.Duration
 }
 
@@ -103,7 +103,8 @@ func (l *decisionLog) line(d decided) ([]byte, error) {
 	}
 	entry.Labels = map[string]string{"app": "ip-masq-guard", "version": version}
 	entry.Metrics["timer_server_handler_ns"] = d.elapsed.Nanoseconds()
-	entry.Result.Bypassed = d.bypassed
+	entry.Result.Bypass = d.bypass
+	entry.Result.Bypassed = d.bypass != nil && d.bypass.Refused == ""
 	if !l.full {
 		entry = entry.Masked()
 	}

@@ -61,7 +61,7 @@ func TestDecisionLogFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.record(decided{request: policy.Request{User: "alice"}, decision: policy.Decision{ID: "one"}, bypassed: true})
+	l.record(decided{request: policy.Request{User: "alice"}, decision: policy.Decision{ID: "one"}, bypass: &policy.LogBypass{Reason: "outage 7"}})
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err = l.Start(ended); err != nil {
@@ -72,7 +72,7 @@ func TestDecisionLogFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var entry policy.LogEntry
-	if err := json.Unmarshal(text, &entry); err != nil || entry.DecisionID != "one" || entry.RequestedBy != "alice" || !entry.Result.Bypassed || entry.Input != nil {
+	if err := json.Unmarshal(text, &entry); err != nil || entry.DecisionID != "one" || entry.RequestedBy != "alice" || !entry.Result.Bypassed || entry.Result.Bypass.Reason != "outage 7" || entry.Input != nil {
 		t.Errorf("%s (%v)", text, err)
 	}
 }

@@ -231,7 +231,7 @@ func (g *guard) review(ctx context.Context, req *request, received time.Time) (*
 	}
 	judgement := decided{request: judged, cluster: cluster, decision: decision}
 	decision, receipt := g.withBypass(ctx, req, decision)
-	judgement.elapsed, judgement.bypassed = time.Since(started), decision.Allowed && !judgement.decision.Allowed
+	judgement.elapsed, judgement.bypass = time.Since(started), receipt.bypass
 	g.decisions.record(judgement)
 	g.metrics.decided(judged.Operation, decision, judgement.elapsed)
 	g.logDecision(ctx, req, judged, decision)
@@ -240,7 +240,7 @@ func (g *guard) review(ctx context.Context, req *request, received time.Time) (*
 	return response, nil
 }
 
-// panicked is what a decision panicked witg.
+// panicked is what a decision panicked with.
 type panicked struct {
 	value any
 	stack string

@@ -36,13 +36,33 @@ func (c *configMap) isRuleSet() bool {
 	return c != nil && c.Metadata.Labels[ruleLabel] == ruleLabelValue
 }
 
+// mislabelled warns of a ConfigMap whose label has another value: its author takes it for
+// a rule set.
+func (c *configMap) mislabelled() []string {
+	if c == nil {
+		return nil
+	}
+	value, labelled := c.Metadata.Labels[ruleLabel]
+	if !labelled || value == ruleLabelValue {
+		return nil
+	}
+	return []string{policy.WarningLine(fmt.Sprintf("no rules are taken from this ConfigMap: the label %s is %q; write %s", ruleLabel, value, ruleLabelValue))}
+}
+
 // review judges a write of a ConfigMap that is, or was, a rule set.
 func (v *vetter) review(ctx context.Context, req *request, received time.Time) (*admissionv1.AdmissionResponse, error) {
-	if !req.isConfigMap() || req.Namespace != v.rules.store.namespace || !req.Object.isRuleSet() && !req.OldObject.isRuleSet() {
-		v.metrics.unjudged.WithLabelValues("other_object").Inc()
-		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}, nil
-	}
 	response := &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true, AuditAnnotations: map[string]string{}}
+	if !req.isConfigMap() || req.Namespace != v.rules.store.namespace {
+		v.metrics.unjudged.WithLabelValues("other_object").Inc()
+		return response, nil
+	}
+	if req.Operation != admissionv1.Delete {
+		response.Warnings = req.Object.mislabelled()
+	}
+	if !req.Object.isRuleSet() && !req.OldObject.isRuleSet() {
+		v.metrics.unjudged.WithLabelValues("other_object").Inc()
+		return response, nil
+	}
 	name := req.subject()
 	if !req.Object.isRuleSet() || req.Operation == admissionv1.Delete {
 		v.leaving(ctx, req, response)
@@ -62,7 +82,7 @@ func (v *vetter) vet(ctx context.Context, req *request, response *admissionv1.Ad
 	set := setOf(req.Object.Data, req.Object.BinaryData)
 	vetting := policy.Vetting{
 		Params: v.rules.params, Beside: v.rules.beside(name), InForce: v.rules.engine.Load(),
-		Live: v.stored(ctx), Cluster: v.cluster(),
+		Live: v.stored(ctx, req.UserInfo.Username), Cluster: v.cluster(),
 	}
 	if req.OldObject.isRuleSet() {
 		vetting.Before = setOf(req.OldObject.Data, req.OldObject.BinaryData).sources(name)
@@ -99,6 +119,16 @@ func inField(c policy.Complaint, set string) policy.Complaint {
 	return c
 }
 
+// holds is the field that has a key.
+func (c *configMap) holds(key string) string {
+	if c != nil {
+		if _, binary := c.BinaryData[key]; binary {
+			return "binaryData"
+		}
+	}
+	return "data"
+}
+
 // deny makes a response that kubectl edit reopens its editor for.
 func (v *vetter) deny(req *request, response *admissionv1.AdmissionResponse, complaints []policy.Complaint) {
 	name := req.subject()
@@ -115,10 +145,13 @@ func (v *vetter) deny(req *request, response *admissionv1.AdmissionResponse, com
 		c = inField(c, name)
 		field := "data"
 		if c.File != "" {
-			field = fmt.Sprintf("data[%q]", c.File)
+			field = fmt.Sprintf("%s[%q]", req.Object.holds(c.File), c.File)
 		}
 		message := c.Message
-		if c.Line > 0 {
+		switch {
+		case c.Column > 0:
+			message = fmt.Sprintf("line %d, column %d: %s", c.Line, c.Column, message)
+		case c.Line > 0:
 			message = fmt.Sprintf("line %d: %s", c.Line, message)
 		}
 		if text := strings.TrimSpace(c.Text); text != "" {
@@ -167,8 +200,8 @@ func (v *vetter) leaving(ctx context.Context, req *request, response *admissionv
 	response.Warnings = boundWarnings(response.Warnings)
 }
 
-// stored is the configuration in the cluster as a write that changes nothing, or nil.
-func (v *vetter) stored(ctx context.Context) *policy.Request {
+// stored is the configuration in the cluster as a write by user that changes nothing, or nil.
+func (v *vetter) stored(ctx context.Context, user string) *policy.Request {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
 	object, err := v.live.ConfigMaps(v.target.namespace).Get(ctx, v.target.name, metav1.GetOptions{})
@@ -179,7 +212,7 @@ func (v *vetter) stored(ctx context.Context) *policy.Request {
 		return nil
 	}
 	return &policy.Request{
-		Operation: policy.Update, Namespace: v.target.namespace, Name: v.target.name, User: "ip-masq-guard", Time: time.Now(),
+		Operation: policy.Update, Namespace: v.target.namespace, Name: v.target.name, User: user, Time: time.Now(),
 		Object: object, Old: object,
 	}
 }
