@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -207,21 +208,24 @@ type evalOptions struct {
 	file       string
 	params     string
 	policyDirs []string
+	testCase   string
 	explain    bool
 }
 
-const evalHelp = `Evaluate one rule on a configuration and print what it gives; --explain prints each step of it.
+const evalHelp = `Evaluate one rule on a configuration and print what it gives; --explain prints each step of it. A file of testdata
+(--case) may have what a manifest has not: the text before the write, who writes, and when.
 
 Exit codes: 0 evaluated; 2 wrong usage, or input, params or rules that cannot be read.`
 
 func evalCommand(std streams) *cobra.Command {
 	var opts evalOptions
 	command := &cobra.Command{
-		Use:     "eval RULE -f FILE",
-		Short:   "Evaluate one rule, step by step",
-		Long:    evalHelp,
-		Example: "  kubectl masq eval payments --policy-dir rules -f ip-masq-agent.yaml --explain",
-		Args:    oneArgument("a rule, or the package of custom rules"),
+		Use:   "eval RULE -f FILE|--case FILE",
+		Short: "Evaluate one rule, step by step",
+		Long:  evalHelp,
+		Example: `  kubectl masq eval payments --policy-dir rules -f ip-masq-agent.yaml --explain
+  kubectl masq eval payments --policy-dir rules --case rules/testdata/no-public.yaml --explain`,
+		Args: oneArgument("a rule, or the package of custom rules"),
 		RunE: func(command *cobra.Command, args []string) error {
 			return eval(command, opts, args[0], std)
 		},
@@ -229,6 +233,7 @@ func evalCommand(std streams) *cobra.Command {
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
+	flags.StringVar(&opts.testCase, "case", "", "`file` of testdata, as kubectl masq test reads it, instead of -f")
 	flags.BoolVar(&opts.explain, "explain", false, "print each step")
 	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
@@ -238,14 +243,7 @@ func evalCommand(std streams) *cobra.Command {
 }
 
 func eval(command *cobra.Command, opts evalOptions, rule string, std streams) error {
-	if opts.file == "" {
-		return errNoFile
-	}
 	params, err := readParams(opts.params)
-	if err != nil {
-		return err
-	}
-	known, err := opts.readRanges(params, command.Flags().Changed)
 	if err != nil {
 		return err
 	}
@@ -253,7 +251,7 @@ func eval(command *cobra.Command, opts evalOptions, rule string, std streams) er
 	if err != nil {
 		return err
 	}
-	document, err := opts.read(opts.file, std.in)
+	request, cluster, err := opts.write(params, command.Flags().Changed, std.in)
 	if err != nil {
 		return err
 	}
@@ -261,9 +259,7 @@ func eval(command *cobra.Command, opts evalOptions, rule string, std streams) er
 	if err != nil {
 		return err
 	}
-	traces, err := engine.Trace(command.Context(), policy.Request{
-		Operation: policy.Create, Namespace: document.configMap.Namespace, Name: document.configMap.Name, Time: time.Now(), Object: document.configMap,
-	}, policy.NewCluster(known.node, known.pod, known.service), rule)
+	traces, err := engine.Trace(command.Context(), request, cluster, rule)
 	if err != nil {
 		return err
 	}
@@ -277,4 +273,37 @@ func eval(command *cobra.Command, opts evalOptions, rule string, std streams) er
 		}
 	}
 	return nil
+}
+
+// write is what the rule is asked about: that of a case, or the creation of a manifest's
+// ConfigMap.
+func (o evalOptions) write(params policy.Params, changed func(flag string) bool, in io.Reader) (policy.Request, *policy.Cluster, error) {
+	switch {
+	case o.file == "" && o.testCase == "":
+		return policy.Request{}, nil, errors.New("-f is missing: name a manifest, or - for standard input; or a case with --case")
+	case o.file != "" && o.testCase != "":
+		return policy.Request{}, nil, errors.New("-f and --case exclude each other")
+	case o.testCase != "":
+		text, err := os.ReadFile(o.testCase)
+		if err != nil {
+			return policy.Request{}, nil, err
+		}
+		c, err := parseCase(text)
+		if err != nil {
+			return policy.Request{}, nil, err
+		}
+		cluster, err := c.cluster()
+		return c.request(), cluster, err
+	}
+	known, err := o.readRanges(params, changed)
+	if err != nil {
+		return policy.Request{}, nil, err
+	}
+	document, err := o.read(o.file, in)
+	if err != nil {
+		return policy.Request{}, nil, err
+	}
+	return policy.Request{
+		Operation: policy.Create, Namespace: document.configMap.Namespace, Name: document.configMap.Name, Time: time.Now(), Object: document.configMap,
+	}, policy.NewCluster(known.node, known.pod, known.service), nil
 }

@@ -62,7 +62,7 @@ func brokenRules(t *testing.T) string {
 	}
 	for name, text := range map[string]string{
 		"more_test.rego":    "package ipmasq.more_test\n\ntest_false if {\n\tprint(\"looking\")\n\tinput.config == null\n}\n\ntodo_test_later if true\n",
-		"late.rego":         "package ipmasq.late\n\nwarn contains \"late\" if {\n\tinput.config.cidrLimit == 3\n}\n",
+		"late.rego":         "package ipmasq.late\n\nwarn contains \"late\" if {\n\tinput.request.user == \"jane@example.com\"; to_number(input.config.nonMasqueradeCIDRs) == 3\n}\n",
 		"testdata/bad.yaml": "config: |\n  nonMasqueradeCIDRs: [8.8.8.0/24]\nexpect:\n- {rule: payments/other, path: x}\n",
 		"testdata/odd.yaml": "confg: \"\"\n",
 	} {
@@ -78,6 +78,12 @@ func TestTestReports(t *testing.T) {
 	stdout, stderr, exit := masq(t, "test", dir, "--coverage")
 	want := `DIR/more_test.rego:3: failed: ipmasq.more_test.test_false
   looking
+DIR/late.rego:1: failed: as a rule set
+  package ipmasq.late has no METADATA with a title, which tells those who are denied what it is about
+  write above package: # METADATA, # title: What the rule wants
+DIR/late.rego:4: failed: as a rule set
+  the rule fails on the sample empty and 8 more: to_number: operand 1 must be one of {null, boolean, number, string} but got array
+  a rule has an answer for every write; test for what may be missing, and for its type
 DIR/testdata/bad.yaml:1: failed: bad
   not expected: deny payments/no-public at nonMasqueradeCIDRs[0]: 8.8.8.0/24 is a public range
   missing: payments/other at x
@@ -86,7 +92,7 @@ DIR/testdata/odd.yaml:1: error: odd
     line 1: field confg not found in type main.testCase
 DIR/late.rego:3: not reached by a test
 DIR/late.rego:4: not reached by a test
-4 passed, 3 failed, 1 skipped, coverage 91.7 %
+4 passed, 5 failed, 1 skipped, coverage 91.7 %
 `
 	if diff := cmp.Diff(want, strings.ReplaceAll(stdout, dir, "DIR")); diff != "" || exit != 1 {
 		t.Errorf("exit %d: %s\n%s", exit, stderr, diff)
@@ -97,7 +103,7 @@ DIR/late.rego:4: not reached by a test
 	if err := xml.Unmarshal([]byte(stdout), &suite); err != nil || exit != 1 {
 		t.Fatalf("exit %d: %v", exit, err)
 	}
-	if suite.Tests != 8 || suite.Failures != 3 || suite.Skipped != 1 || len(suite.Cases) != 8 {
+	if suite.Tests != 10 || suite.Failures != 5 || suite.Skipped != 1 || len(suite.Cases) != 10 {
 		t.Errorf("%+v", suite)
 	}
 	stdout, _, exit = masq(t, "test", dir, "-o", "json", "--run", "no-public|test_deny_public")
@@ -133,6 +139,20 @@ func TestEval(t *testing.T) {
 	stdout, stderr, exit = masq(t, "eval", "payments", "--policy-dir", dir, "--explain", "--raw", "-f", "testdata/traffic-raw.yaml")
 	if exit != 0 || !strings.Contains(stdout, "no-public.rego:9") || !strings.Contains(stdout, "Eval not data.ipmasq.payments._private") {
 		t.Errorf("exit %d: %s%s", exit, stdout, stderr)
+	}
+	stdout, stderr, exit = masq(t, "eval", "two_person", "--policy-dir", examples+"/two-person", "--case", examples+"/two-person/testdata/alone.yaml")
+	if exit != 0 || !strings.Contains(stdout, "no colleague has approved: masquerade 172.16.0.0/12") || !strings.Contains(stdout, "an approval by alice@example.com") {
+		t.Errorf("of a case: exit %d: %s%s", exit, stdout, stderr)
+	}
+	for _, tt := range []struct{ args, want string }{
+		{"eval two_person", "-f is missing"},
+		{"eval two_person --case a -f b", "exclude each other"},
+		{"eval two_person --case testdata/none", "no such file"},
+		{"eval two_person --case testdata/traffic-raw.yaml", "reading the case: "},
+	} {
+		if _, stderr, exit := masq(t, strings.Fields(tt.args)...); exit != 2 || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%s: exit %d: %s", tt.args, exit, stderr)
+		}
 	}
 	if _, stderr, exit := masq(t, "eval", "nothing", "--raw", "-f", "testdata/traffic-raw.yaml"); exit != 2 || !strings.Contains(stderr, `looking for rule "nothing": there is none; there are `) {
 		t.Errorf("exit %d: %s", exit, stderr)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/xml"
 	"errors"
@@ -37,7 +38,9 @@ const testExamples = `  kubectl masq test rules
   kubectl masq test rules --run 'payments' -o junit > report.xml`
 
 const testHelp = `Run the tests of custom rules, in the language and with the schema that rules have in the webhook: every rule
-test_… of *_test.rego, and every testdata/*.yaml, which holds a configuration and what the rules find in it:
+test_… of *_test.rego, and every testdata/*.yaml, which holds a configuration and what the rules find in it (below).
+Without --run, each directory is also judged as the webhook judges a rule set: METADATA with a title, names, and an answer
+for every sample write.
 
   config: |                      # the value of the ConfigMap's key
     nonMasqueradeCIDRs: [8.8.8.0/24]
@@ -113,6 +116,13 @@ func test(ctx context.Context, opts testOptions, directories []string, std strea
 	if err != nil {
 		return err
 	}
+	if opts.run == "" {
+		judged, err := asRuleSets(ctx, params, directories, std)
+		if err != nil {
+			return err
+		}
+		report.results = append(report.results, judged...)
+	}
 	for _, directory := range directories {
 		results, err := runCases(ctx, engine, directory, run)
 		if err != nil {
@@ -133,6 +143,38 @@ func test(ctx context.Context, opts testOptions, directories []string, std strea
 		return errors.New("no test ran")
 	}
 	return nil
+}
+
+// asRuleSets tells, as failed tests, what the webhook would refuse each directory for as a rule
+// set beside the others, and on standard error what it would warn of.
+func asRuleSets(ctx context.Context, params policy.Params, directories []string, std streams) ([]policy.TestResult, error) {
+	var results []policy.TestResult
+	for i, directory := range directories {
+		set, err := policy.ReadSources(directory)
+		if err != nil {
+			return nil, err
+		}
+		beside, err := policy.ReadSources(slices.Delete(slices.Clone(directories), i, i+1)...)
+		if err != nil {
+			return nil, err
+		}
+		vetting := policy.Vetting{Params: params, Beside: beside, Cluster: policy.SampleCluster()}
+		_, complaints := vetting.VetUntested(ctx, set)
+		for _, c := range complaints {
+			if c.Action != policy.Deny {
+				_, _ = fmt.Fprintf(std.err, "kubectl-masq: warning: %s\n", printable(c.String())) // an error shows at the next write
+				continue
+			}
+			detail := c.Message
+			if c.Hint != "" {
+				detail += "\n" + c.Hint
+			}
+			results = append(results, policy.TestResult{
+				Name: "as a rule set", File: cmp.Or(c.File, directory), Line: max(c.Line, 1), Outcome: policy.TestFailed, Detail: detail,
+			})
+		}
+	}
+	return results, nil
 }
 
 // testCase is a file of testdata.
@@ -205,15 +247,32 @@ func runCases(ctx context.Context, engine *policy.Engine, directory string, run 
 
 // runCase tells how findings differ from those that a case expects.
 func runCase(ctx context.Context, engine *policy.Engine, text []byte) ([]string, error) {
+	c, err := parseCase(text)
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := c.cluster()
+	if err != nil {
+		return nil, err
+	}
+	return compareFindings(engine.Decide(ctx, c.request(), cluster), c.Expect), nil
+}
+
+func parseCase(text []byte) (testCase, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	var c testCase
 	if err := decoder.Decode(&c); err != nil {
-		return nil, fmt.Errorf("reading the case: %w", err)
+		return testCase{}, fmt.Errorf("reading the case: %w", err)
 	}
 	if c.Config == nil && c.Old == nil {
-		return nil, errors.New("reading the case: it has neither config nor old")
+		return testCase{}, errors.New("reading the case: it has neither config nor old")
 	}
+	return c, nil
+}
+
+// request is the write that a case is about.
+func (c testCase) request() policy.Request {
 	request := policy.Request{Operation: policy.Update, Namespace: "kube-system", Name: "ip-masq-agent", User: c.User, Time: c.Time}
 	if request.Time.IsZero() {
 		request.Time = time.Now()
@@ -234,6 +293,11 @@ func runCase(ctx context.Context, engine *policy.Engine, text []byte) ([]string,
 	case request.Old == nil:
 		request.Operation = policy.Create
 	}
+	return request
+}
+
+// cluster is the one that a case is in.
+func (c testCase) cluster() (*policy.Cluster, error) {
 	var kinds [3][]policy.Range
 	for i, texts := range [][]string{c.Cluster.Node, c.Cluster.Pod, c.Cluster.Service} {
 		prefixes, err := parsePrefixes(texts)
@@ -242,7 +306,7 @@ func runCase(ctx context.Context, engine *policy.Engine, text []byte) ([]string,
 		}
 		kinds[i] = policy.RangesFrom(append([]netip.Prefix{}, prefixes...), "test")
 	}
-	return compareFindings(engine.Decide(ctx, request, policy.NewCluster(kinds[0], kinds[1], kinds[2])), c.Expect), nil
+	return policy.NewCluster(kinds[0], kinds[1], kinds[2]), nil
 }
 
 func compareFindings(decision policy.Decision, expected []expectedFinding) []string {

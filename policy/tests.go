@@ -173,7 +173,10 @@ func coverageOf(report cover.Report) Coverage {
 	c := Coverage{Percent: report.Coverage}
 	for _, file := range slices.Sorted(maps.Keys(report.Files)) {
 		for _, missed := range report.Files[file].NotCovered {
-			c.Missed = append(c.Missed, LineRange{file, missed.Start.Row, missed.End.Row})
+			lines := LineRange{file, missed.Start.Row, missed.End.Row}
+			if !slices.Contains(c.Missed, lines) { // as of two expressions on one line
+				c.Missed = append(c.Missed, lines)
+			}
 		}
 	}
 	return c

@@ -62,6 +62,15 @@ const (
 func (v Vetting) Vet(ctx context.Context, set []Source) (engine *Engine, complaints []Complaint) {
 	ctx, cancel := context.WithTimeoutCause(ctx, vetTimeout, fmt.Errorf("not done after %s", vetTimeout))
 	defer cancel()
+	engine, complaints = v.VetUntested(ctx, set)
+	if engine == nil {
+		return nil, complaints
+	}
+	return engine, located(append(complaints, v.test(ctx, set)...), set)
+}
+
+// VetUntested is Vet without the tests of the set and without a limit of time.
+func (v Vetting) VetUntested(ctx context.Context, set []Source) (engine *Engine, complaints []Complaint) {
 	taken := taken(set, v.Beside)
 	engine, err := New(ctx, v.Params, slices.Concat(v.Beside, set))
 	if err != nil {
@@ -77,7 +86,6 @@ func (v Vetting) Vet(ctx context.Context, set []Source) (engine *Engine, complai
 	}
 	complaints = slices.Concat(taken, conventions(modules, titledIn(v.Before)))
 	complaints = append(complaints, twice(modules)...)
-	complaints = append(complaints, v.test(ctx, set)...)
 	failing := tried(ctx, engine, modules)
 	complaints = append(complaints, failing...)
 	complaints = append(complaints, v.replayed(ctx, engine, len(failing) > 0)...)
