@@ -107,6 +107,17 @@ func TestTwoPersons(t *testing.T) {
 			told = append(strings.Fields(command[1]), command[2])
 		}
 	}
+	// Rules know the groups of a user as well.
+	const teams = "# METADATA\n# title: The network team writes\npackage ipmasq.teams\n\n" +
+		"warn contains $\"{input.request.user} is not in the network team\" if not \"network\" in input.request.groups\n"
+	i.kubectl().must(t, ruleSet(i.namespace, "teams", "teams.rego", teams), "create", "-f", "-")
+	untilSets(t, i.metrics, "teams in-force", "two-person in-force")
+	for group, want := range map[string]bool{"office": true, "network": false} {
+		got := alice.run(t.Context(), "", "--as-group="+group, "annotate", "configmap", configMap, "-n", i.guarded, "example.com/a="+group, "--dry-run=server")
+		if got.exit != 0 || strings.Contains(got.stderr, "alice is not in the network team") != want {
+			t.Errorf("in the group %s: %s", group, got)
+		}
+	}
 	if got, want := i.kubectl().stored(t, i.guarded).Data["config"], "nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\n"; got != want {
 		t.Errorf("stored is %q, want %q", got, want)
 	}

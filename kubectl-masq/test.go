@@ -49,6 +49,7 @@ for every sample write.
   annotations: {ticket: NET-1}   # of the ConfigMap
   oldAnnotations: {}             # before the write
   user: jane@example.com         # who writes
+  groups: [network]              # of the user
   cluster: {podCIDRs: [10.244.0.0/16]}
   time: 2026-03-04T05:06:07Z     # of the write
   expect:                        # every finding of the custom rules, and no other
@@ -184,6 +185,7 @@ type testCase struct {
 	Annotations    map[string]string `yaml:"annotations"`
 	OldAnnotations map[string]string `yaml:"oldAnnotations"`
 	User           string            `yaml:"user"`
+	Groups         []string          `yaml:"groups"`
 	Cluster        struct {
 		Node    []string `yaml:"nodeCIDRs"`
 		Pod     []string `yaml:"podCIDRs"`
@@ -273,7 +275,7 @@ func parseCase(text []byte) (testCase, error) {
 
 // request is the write that a case is about.
 func (c testCase) request() policy.Request {
-	request := policy.Request{Operation: policy.Update, Namespace: "kube-system", Name: "ip-masq-agent", User: c.User, Time: c.Time}
+	request := policy.Request{Operation: policy.Update, Namespace: "kube-system", Name: "ip-masq-agent", User: c.User, Groups: c.Groups, Time: c.Time}
 	if request.Time.IsZero() {
 		request.Time = time.Now()
 	}

@@ -64,6 +64,7 @@ func (d *document) requestInput() map[string]any {
 		"namespace":       &d.request.Namespace,
 		"name":            &d.request.Name,
 		"user":            &d.request.User,
+		"groups":          groupsInput{&d.request},
 		"fieldManager":    &d.request.FieldManager,
 		"dryRun":          &d.request.DryRun,
 		"time":            &d.request.Time,
@@ -79,6 +80,14 @@ func (a annotationsInput) MarshalJSON() ([]byte, error) {
 		return []byte("{}"), nil
 	}
 	return json.Marshal(a.of.Annotations)
+}
+
+// groupsInput are the groups of the user, converted when a rule looks.
+type groupsInput struct{ request *Request }
+
+// MarshalJSON gives a list in any case.
+func (g groupsInput) MarshalJSON() ([]byte, error) {
+	return json.Marshal(append([]string{}, g.request.Groups...))
 }
 
 // cidrInput is one CIDR of a list.

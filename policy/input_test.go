@@ -19,7 +19,7 @@ func configMap(text string) *corev1.ConfigMap {
 
 func update(text string) Request {
 	return Request{
-		Operation: Update, Namespace: "kube-system", Name: "ip-masq-agent", User: "alice", FieldManager: "kubectl-edit",
+		Operation: Update, Namespace: "kube-system", Name: "ip-masq-agent", User: "alice", Groups: []string{"network", "system:authenticated"}, FieldManager: "kubectl-edit",
 		Time:   time.Date(2026, 5, 4, 12, 0, 0, 500, time.FixedZone("CEST", 7200)),
 		Object: configMap(text),
 		Old:    configMap("nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\n"),
@@ -149,7 +149,7 @@ func TestInput(t *testing.T) {
 	if err := json.Unmarshal([]byte(`{
   "request": {
     "operation": "UPDATE", "namespace": "kube-system", "name": "ip-masq-agent", "user": "alice",
-    "fieldManager": "kubectl-edit", "dryRun": false, "annotations": {}, "old_annotations": {}, "time": "2026-05-04T10:00:00Z"
+    "groups": ["network", "system:authenticated"], "fieldManager": "kubectl-edit", "dryRun": false, "annotations": {}, "old_annotations": {}, "time": "2026-05-04T10:00:00Z"
   },
   "config": {
     "nonMasqueradeCIDRs": [

@@ -38,6 +38,7 @@ type LogInput struct {
 	DryRun       bool       `json:"dryRun"`
 	Time         time.Time  `json:"time"`
 	User         string     `json:"user"`
+	Groups       []string   `json:"groups,omitempty"`
 	Object       *logObject `json:"object"`
 	Old          *logObject `json:"old"`
 	Cluster      logCluster `json:"cluster"`
@@ -85,7 +86,7 @@ type LogFinding struct {
 func NewLogEntry(req Request, cluster *Cluster, decision Decision) (LogEntry, error) {
 	input := &LogInput{
 		Operation: req.Operation, Namespace: req.Namespace, Name: req.Name, FieldManager: req.FieldManager, DryRun: req.DryRun,
-		Time: req.Time.UTC(), User: req.User, Object: logObjectOf(req.Object), Old: logObjectOf(req.Old),
+		Time: req.Time.UTC(), User: req.User, Groups: req.Groups, Object: logObjectOf(req.Object), Old: logObjectOf(req.Old),
 	}
 	if cluster != nil {
 		input.Cluster = logCluster{cluster.node.ranges, cluster.pod.ranges, cluster.service.ranges}
@@ -152,7 +153,7 @@ func (e LogEntry) Request() (Request, *Cluster, bool) {
 		}
 	}
 	return Request{
-		Operation: in.Operation, Namespace: in.Namespace, Name: in.Name, User: in.User, FieldManager: in.FieldManager,
+		Operation: in.Operation, Namespace: in.Namespace, Name: in.Name, User: in.User, Groups: in.Groups, FieldManager: in.FieldManager,
 		DryRun: in.DryRun, Time: in.Time, Object: object(in.Object), Old: object(in.Old),
 	}, NewCluster(in.Cluster.Node, in.Cluster.Pod, in.Cluster.Service), true
 }

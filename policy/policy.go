@@ -35,7 +35,8 @@ type Request struct {
 	Namespace    string
 	Name         string
 	User         string
-	FieldManager string // "kubectl-edit" and the like
+	Groups       []string // of the user
+	FieldManager string   // "kubectl-edit" and the like
 	DryRun       bool
 	Time         time.Time         // when the request was received
 	Object       *corev1.ConfigMap // nil for Delete

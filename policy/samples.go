@@ -48,7 +48,7 @@ func Samples() []Sample {
 
 func sampleRequest(operation Operation) Request {
 	return Request{
-		Operation: operation, Namespace: "kube-system", Name: "ip-masq-agent", User: "jane@example.com",
+		Operation: operation, Namespace: "kube-system", Name: "ip-masq-agent", User: "jane@example.com", Groups: []string{"system:authenticated"},
 		FieldManager: "kubectl-edit", Time: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC),
 	}
 }

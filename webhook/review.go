@@ -177,6 +177,7 @@ func (r *request) policyRequest(received time.Time) (policy.Request, error) {
 		Namespace:    r.Namespace,
 		Name:         r.subject(),
 		User:         r.UserInfo.Username,
+		Groups:       r.UserInfo.Groups,
 		FieldManager: r.Options.FieldManager,
 		DryRun:       r.DryRun != nil && *r.DryRun,
 		Time:         received,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -82,7 +83,7 @@ func (v *vetter) vet(ctx context.Context, req *request, response *admissionv1.Ad
 	set := setOf(req.Object.Data, req.Object.BinaryData)
 	vetting := policy.Vetting{
 		Params: v.rules.params, Beside: v.rules.beside(name), InForce: v.rules.engine.Load(),
-		Live: v.stored(ctx, req.UserInfo.Username), Cluster: v.cluster(),
+		Live: v.stored(ctx, req.UserInfo), Cluster: v.cluster(),
 	}
 	if req.OldObject.isRuleSet() {
 		vetting.Before = setOf(req.OldObject.Data, req.OldObject.BinaryData).sources(name)
@@ -201,7 +202,7 @@ func (v *vetter) leaving(ctx context.Context, req *request, response *admissionv
 }
 
 // stored is the configuration in the cluster as a write by user that changes nothing, or nil.
-func (v *vetter) stored(ctx context.Context, user string) *policy.Request {
+func (v *vetter) stored(ctx context.Context, user authenticationv1.UserInfo) *policy.Request {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
 	object, err := v.live.ConfigMaps(v.target.namespace).Get(ctx, v.target.name, metav1.GetOptions{})
@@ -212,7 +213,7 @@ func (v *vetter) stored(ctx context.Context, user string) *policy.Request {
 		return nil
 	}
 	return &policy.Request{
-		Operation: policy.Update, Namespace: v.target.namespace, Name: v.target.name, User: user, Time: time.Now(),
+		Operation: policy.Update, Namespace: v.target.namespace, Name: v.target.name, User: user.Username, Groups: user.Groups, Time: time.Now(),
 		Object: object, Old: object,
 	}
 }
