@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -47,6 +48,7 @@ type foreignAgent struct {
 	limit      int  // CIDRs that it takes, whatever the text says; 0: what the text says
 	listless   bool // it has no default list once there is a file
 	anyOrder   bool // its rules have another order at each pass
+	directory  bool // it reads every key that begins with config.FilePrefix, and merges them; the limit is of each
 }
 
 // foreignAgents is the table of known differences. What is in it was seen in runs of
@@ -79,7 +81,7 @@ func foreignAgents() []foreignAgent {
 				config.CodeIPv4Mapped:      {fate: breaks, says: "iptables refuses the rules, and " + ends, instead: "%q is an IPv4-mapped IPv6 range"},
 				config.CodeMaskLeadingZero: {fate: breaks, says: "iptables refuses the rules, and " + ends},
 			},
-			limit: 64, listless: true, anyOrder: true,
+			limit: 64, listless: true, anyOrder: true, directory: true,
 		},
 		{
 			name: "cilium", title: "Cilium's ipMasqAgent", reads: config.Cilium, reserved: true,
@@ -96,6 +98,7 @@ type portabilityOptions struct {
 	manifestOptions
 	file           string
 	reserved, ipv6 bool
+	directory      bool
 	agents         []string
 	output         string
 }
@@ -110,6 +113,10 @@ const portabilityHelp = `Tell what other agents make of a configuration, against
 (which runs with --nomasq-all-reserved-ranges), Azure's ip-masq-agent-v2 and Cilium's ipMasqAgent. What is told of them was
 seen when they, or their parsers, were given such files.
 
+Azure's agent reads every key that begins with ip-masq, and merges them, as this project's does with --config-dir; the others read one
+key. Where the ConfigMap has several such keys, and --config-dir is given or the key config is missing, each of the others is told of for
+each key.
+
 Exit codes: 0 all of them load it and treat traffic the same; 1 one does not; 2 wrong usage or unreadable input.
 
 JSON output is one object:
@@ -118,7 +125,8 @@ JSON output is one object:
                               the rules), and consequence, what that means; same: it loads and treats traffic as this project's agent does;
                               spared[]: what it does not masquerade, null where that is not known;
                               nowMasqueraded[], noLongerMasqueraded[]: what a move to it changes;
-                              remarks[]: code, path, line and column in the file (0: not one place), and message`
+                              keys[]: those that it reads;
+                              remarks[]: code, key, path, line and column in the file (0: not one place), and message`
 
 func portabilityCommand(std streams) *cobra.Command {
 	var opts portabilityOptions
@@ -137,6 +145,7 @@ func portabilityCommand(std streams) *cobra.Command {
 	flags.StringSliceVar(&opts.agents, "agents", nil, "these `agents` alone: upstream, gke, azure, cilium")
 	flags.BoolVar(&opts.reserved, "nomasq-all-reserved-ranges", false, "the agents run with this flag")
 	flags.BoolVar(&opts.ipv6, "enable-ipv6", false, "the agents run with this flag")
+	flags.BoolVar(&opts.directory, "config-dir", false, "this project's agents run with this flag, and merge every key that begins with "+config.FilePrefix)
 	opts.add(flags)
 	return command
 }
@@ -147,10 +156,11 @@ type portabilityReport struct {
 	Agents []agentsView `json:"agents"`
 }
 
-// agentsView is what one agent makes of the text.
+// agentsView is what one agent makes of the text, or texts.
 type agentsView struct {
 	Agent               string         `json:"agent"`
 	Title               string         `json:"title"`
+	Keys                []string       `json:"keys"`
 	Fate                fate           `json:"fate"`
 	Consequence         string         `json:"consequence"`
 	Same                bool           `json:"same"`
@@ -164,6 +174,7 @@ type agentsView struct {
 
 type remark struct {
 	Code    config.Code `json:"code"`
+	Key     string      `json:"key"`
 	Path    string      `json:"path"`
 	Line    int         `json:"line"`
 	Column  int         `json:"column"`
@@ -190,51 +201,104 @@ func portability(opts portabilityOptions, std streams) error {
 	if err != nil {
 		return err
 	}
-	text, ok := document.configMap.Data[policy.ConfigKey]
-	if !ok {
-		return fmt.Errorf("%s: the ConfigMap has no key %q in data", document.file, policy.ConfigKey)
-	}
-	flags := config.Options{ReservedRanges: opts.reserved, IPv6: opts.ipv6}
-	own, ownFatal := readAs(config.Agent, []byte(text), flags)
-	report := portabilityReport{Loads: !anyFatal(ownFatal), Agents: []agentsView{}}
-	var ours []ruleset.Decision
-	if report.Loads {
-		ours = decisionsOf(own, flags.IPv6)
-	}
-	same := true
-	for _, agent := range asked {
-		view, failed := agent.view([]byte(text), flags, ours)
-		if failed != nil {
-			return failed
-		}
-		for i := range view.Remarks {
-			if r := &view.Remarks[i]; r.Line > 0 {
-				at := document.locate(policy.Finding{Key: policy.ConfigKey, Path: r.Path, Position: config.Position{Line: r.Line, Column: r.Column}})
-				r.Line, r.Column = at.line, at.column
-			}
-		}
-		same = same && view.Same
-		report.Agents = append(report.Agents, view)
+	report, err := port(document, asked, opts)
+	if err != nil {
+		return err
 	}
 	if opts.output == "json" {
 		err = writeValue(std.out, report)
 	} else {
 		err = tell(std.out, report.text(document, painter{std.colour}))
 	}
-	if err == nil && !same {
+	differs := func(v agentsView) bool { return !v.Same }
+	if err == nil && slices.ContainsFunc(report.Agents, differs) {
 		return errRefused
 	}
 	return err
 }
 
-// readAs is a text as a consumer with these flags reads it.
-func readAs(consumer config.Consumer, text []byte, flags config.Options) (config.Config, []config.Problem) {
-	c, problems := consumer.Parse(text)
-	if anyFatal(problems) {
-		return c, problems
+// port tells what each of the agents makes of the ConfigMap.
+func port(document *document, asked []foreignAgent, opts portabilityOptions) (portabilityReport, error) {
+	keys := policy.FilesOf(document.configMap)
+	if len(keys) == 0 {
+		return portabilityReport{}, fmt.Errorf("%s: the ConfigMap has no key that an agent reads, %q or one that begins with %s", document.file, policy.ConfigKey, config.FilePrefix)
 	}
-	effective, more := c.For(flags)
-	return effective, append(problems, more...)
+	var merged []config.File // as an agent has them that reads a directory
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		text, _ := document.text(keys[name])
+		merged = append(merged, config.File{Name: name, Text: text})
+	}
+	var alone []config.File // as the others have them, one of these
+	read, ok := document.text(policy.ConfigKey)
+	directory := opts.directory || !ok
+	if directory {
+		alone = merged
+	} else {
+		alone = []config.File{{Name: policy.ConfigKey, Text: read}}
+	}
+	keys[policy.ConfigKey] = policy.ConfigKey
+
+	flags := config.Options{ReservedRanges: opts.reserved, IPv6: opts.ipv6}
+	own, problems := readAs(config.Agent, alone, flags)
+	report := portabilityReport{Loads: !anyFatal(problems), Agents: []agentsView{}}
+	var ours []ruleset.Decision
+	if report.Loads {
+		ours = decisionsOf(own, flags.IPv6)
+	}
+	for _, agent := range asked {
+		reads := [][]config.File{merged}
+		if !agent.directory {
+			reads = slices.Collect(slices.Chunk(alone, 1))
+		}
+		for _, files := range reads {
+			view, err := agent.view(files, flags, ours)
+			if err != nil {
+				return portabilityReport{}, err
+			}
+			for i, name := range view.Keys {
+				view.Keys[i] = keys[name]
+			}
+			for i := range view.Remarks {
+				r := &view.Remarks[i]
+				if r.Key = keys[r.Key]; r.Line > 0 {
+					_, binary := document.configMap.BinaryData[r.Key]
+					at := document.locate(policy.Finding{Key: r.Key, Binary: binary, Path: r.Path, Position: config.Position{Line: r.Line, Column: r.Column}})
+					r.Line, r.Column = at.line, at.column
+				}
+			}
+			report.Agents = append(report.Agents, view)
+		}
+	}
+	return report, nil
+}
+
+// readAs is what a consumer with these flags makes of a text, or of several that it merges.
+func readAs(consumer config.Consumer, files []config.File, flags config.Options) (config.Config, []config.Problem) {
+	var parts []config.Part
+	var problems []config.Problem
+	for _, file := range files {
+		c, found := consumer.Parse(file.Text)
+		if !anyFatal(found) {
+			effective, more := c.For(flags)
+			if found = append(found, more...); len(files) == 1 {
+				c = effective
+			}
+		}
+		for i := range found {
+			found[i].File = file.Name
+		}
+		parts, problems = append(parts, config.Part{Name: file.Name, Config: c}), append(problems, found...)
+	}
+	if anyFatal(problems) || len(parts) == 1 {
+		return parts[0].Config, problems
+	}
+	merged, more := config.Merge(parts, flags)
+	for _, p := range more {
+		if p.Code == config.CodeFilesDisagree || p.Severity == config.Fatal {
+			problems = append(problems, p)
+		}
+	}
+	return merged, problems
 }
 
 // decisionsOf is what is done with IPv4, and with IPv6 where agents hold it.
@@ -246,18 +310,22 @@ func decisionsOf(c config.Config, ipv6 bool) []ruleset.Decision { //nolint:reviv
 	return decisions
 }
 
-// view is what the agent makes of a text with our agents' flags. Ours is what our agent
-// does, nil where it refuses the text.
-func (a foreignAgent) view(text []byte, flags config.Options, ours []ruleset.Decision) (agentsView, error) {
+// view is what the agent makes of a text, or of several that it merges, with our agents'
+// flags. Ours is what our agent does, nil where it refuses the text. Keys are the names of
+// the files.
+func (a foreignAgent) view(files []config.File, flags config.Options, ours []ruleset.Decision) (agentsView, error) {
 	v := agentsView{
 		Agent: a.name, Title: a.title, Fate: loads, Remarks: []remark{},
 		NowMasqueraded: []netip.Prefix{}, NoLongerMasqueraded: []netip.Prefix{},
+	}
+	for _, file := range files {
+		v.Keys = append(v.Keys, file.Name)
 	}
 	theirs := config.Options{ReservedRanges: a.reserved || flags.ReservedRanges, IPv6: flags.IPv6, Foreign: true}
 	if a.name == "cilium" {
 		theirs = a.reads.Flags(theirs)
 	}
-	c, problems := readAs(a.reads, text, theirs)
+	c, problems := readAs(a.reads, files, theirs)
 	known := !anyFatal(problems)
 	for _, p := range problems {
 		d, departs := a.departures[p.Code]
@@ -274,17 +342,23 @@ func (a foreignAgent) view(text []byte, flags config.Options, ours []ruleset.Dec
 		if d.instead != "" {
 			message = strings.Replace(d.instead, "%q", strconv.Quote(p.Text), 1)
 		}
-		v.add(d, remark{Code: p.Code, Path: p.Path, Line: p.Line, Column: p.Column, Message: message})
+		v.add(d, remark{Code: p.Code, Key: p.File, Path: p.Path, Line: p.Line, Column: p.Column, Message: message})
 	}
 	if known && a.listless && c.ListAbsent() {
 		c.NonMasquerade = nil
 	}
-	if known && a.limit > 0 && len(c.NonMasquerade) > a.limit {
-		at := c.At(config.KeyNonMasqueradeCIDRs)
-		v.add(a.onFatal, remark{
-			Code: config.CodeCIDRLimit, Path: config.KeyNonMasqueradeCIDRs, Line: at.Line, Column: at.Column,
-			Message: fmt.Sprintf("%d CIDRs, and its limit is %d, whatever cidrLimit says", len(c.NonMasquerade), a.limit),
-		})
+	for _, file := range files {
+		if !known || a.limit == 0 {
+			break
+		}
+		one, _ := readAs(a.reads, []config.File{file}, theirs)
+		if n := len(one.NonMasquerade); n > a.limit {
+			at := one.At(config.KeyNonMasqueradeCIDRs)
+			v.add(a.onFatal, remark{
+				Code: config.CodeCIDRLimit, Key: file.Name, Path: config.KeyNonMasqueradeCIDRs, Line: at.Line, Column: at.Column,
+				Message: fmt.Sprintf("%d CIDRs, and its limit is %d, whatever cidrLimit says", n, a.limit),
+			})
+		}
 	}
 	if a.anyOrder && len(c.NonMasquerade) > 1 {
 		v.add(departure{fate: loads}, remark{Message: "its rules have another order at each pass, with the same meaning"})
@@ -354,6 +428,7 @@ func (r portabilityReport) text(document *document, p painter) string {
 		}
 		return joined(ranges)
 	}
+	several := slices.ContainsFunc(r.Agents, func(v agentsView) bool { return len(v.Keys) > 1 || v.Keys[0] != r.Agents[0].Keys[0] })
 	for _, v := range r.Agents {
 		said, colour := "loads, and treats traffic the same", bold
 		switch {
@@ -366,7 +441,15 @@ func (r portabilityReport) text(document *document, p painter) string {
 		case !v.Same:
 			said, colour = "loads, and treats traffic otherwise", yellow
 		}
-		fmt.Fprintf(&b, "%s: %s\n", p.paint(bold, v.Title), p.paint(colour, said))
+		title := v.Title
+		if several {
+			word := ", key "
+			if len(v.Keys) > 1 {
+				word = ", keys "
+			}
+			title += word + printable(strings.Join(v.Keys, " and "))
+		}
+		fmt.Fprintf(&b, "%s: %s\n", p.paint(bold, title), p.paint(colour, said))
 		if len(v.NowMasqueraded) > 0 {
 			b.WriteString("  masqueraded there alone: " + some(v.NowMasqueraded) + "\n")
 		}

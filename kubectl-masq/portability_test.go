@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -19,6 +20,7 @@ type recorded struct {
 	ID        string
 	Flags     []string
 	Text      *string
+	Files     map[string]string // the keys of the ConfigMap, instead
 	Outcome   string
 	Spared    []netip.Prefix
 	Family    string
@@ -37,11 +39,16 @@ func viewOf(t *testing.T, name string, c recorded) agentsView {
 		IPv6:           name == "cilium" || slices.Contains(c.Flags, "--enable-ipv6"),
 		ReservedRanges: slices.Contains(c.Flags, "--nomasq-all-reserved-ranges"),
 	}
-	view, err := agent.view([]byte(*c.Text), flags, nil)
+	document := rawDocument("FILE", nil, "", "")
+	document.configMap.Data = c.Files
+	if c.Text != nil {
+		document.configMap.Data = map[string]string{"config": *c.Text}
+	}
+	report, err := port(document, []foreignAgent{agent}, portabilityOptions{reserved: flags.ReservedRanges, ipv6: flags.IPv6})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return view
+	return report.Agents[0]
 }
 
 // TestPortabilityAsRecorded holds the table to what the agents really did.
@@ -65,6 +72,10 @@ func TestPortabilityAsRecorded(t *testing.T) {
 			fates: map[string]fate{"accept": loads, "crash": crashes, "crash-on-apply": breaks},
 		},
 		{
+			name: "azure", file: "testdata/azure-files.json", least: 5,
+			fates: map[string]fate{"accept": loads, "crash": crashes},
+		},
+		{
 			name: "cilium", file: "../policy/testdata/cilium.json", least: 70,
 			fates: map[string]fate{"accept": loads, "reject": refuses},
 		},
@@ -81,7 +92,7 @@ func TestPortabilityAsRecorded(t *testing.T) {
 			t.Errorf("%s: only %d cases", agent.name, len(cases))
 		}
 		for _, c := range cases {
-			if c.Text == nil {
+			if c.Text == nil && c.Files == nil {
 				continue // no file at all
 			}
 			t.Run(agent.name+"/"+c.ID, func(t *testing.T) {
@@ -118,6 +129,39 @@ func TestPortabilityAsRecorded(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestPortabilityOfSeveralKeys holds Azure's limit to each file alone, which it was seen to
+// do with two files of 64.
+func TestPortabilityOfSeveralKeys(t *testing.T) {
+	list := func(second, n int) string {
+		var b strings.Builder
+		b.WriteString("nonMasqueradeCIDRs:\n")
+		for i := range n {
+			fmt.Fprintf(&b, "- 10.%d.%d.0/24\n", second, i)
+		}
+		return b.String()
+	}
+	for _, tt := range []struct {
+		name   string
+		second int
+		want   fate
+		keys   []string // of the remarks
+	}{
+		{name: "64 each", second: 64, want: loads, keys: []string{""}},
+		{name: "one of them more", second: 65, want: crashes, keys: []string{"ip-masq-b", ""}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			view := viewOf(t, "azure", recorded{Files: map[string]string{"ip-masq-a": list(1, 64), "ip-masq-b": list(2, tt.second)}})
+			var keys []string
+			for _, remark := range view.Remarks {
+				keys = append(keys, remark.Key)
+			}
+			if view.Fate != tt.want || !slices.Equal(keys, tt.keys) {
+				t.Errorf("%s with remarks of %q, want %s and %q", view.Fate, keys, tt.want, tt.keys)
+			}
+		})
 	}
 }
 
