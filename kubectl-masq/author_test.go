@@ -103,7 +103,7 @@ DIR/late.rego:4: not reached by a test
 	if err := xml.Unmarshal([]byte(stdout), &suite); err != nil || exit != 1 {
 		t.Fatalf("exit %d: %v", exit, err)
 	}
-	if suite.Tests != 10 || suite.Failures != 5 || suite.Skipped != 1 || len(suite.Cases) != 10 {
+	if suite.Tests != 10 || suite.Failures != 4 || suite.Errors != 1 || suite.Skipped != 1 || len(suite.Cases) != 10 {
 		t.Errorf("%+v", suite)
 	}
 	stdout, _, exit = masq(t, "test", dir, "-o", "json", "--run", "no-public|test_deny_public")

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,7 +56,12 @@ for every sample write.
   expect:                        # every finding of the custom rules, and no other
     - {rule: payments/no-public, action: deny, path: "nonMasqueradeCIDRs[0]", message: a part of it}
 
-Exit codes: 0 all passed; 1 some failed, or the coverage is below the threshold; 2 wrong usage, or rules that do not compile.`
+Exit codes: 0 all passed; 1 some failed, or the coverage is below the threshold; 2 wrong usage, or rules that do not compile.
+
+JSON output is one object:
+  results[]                   name, file, line, outcome (passed, failed, error or skipped) and detail
+  coverage                    percent, and missed[]: file, first and last line; null without --coverage and --threshold
+junit is one test suite, with a test for each rule test_… and each file of testdata.`
 
 func testCommand(std streams) *cobra.Command {
 	var opts testOptions
@@ -441,6 +447,7 @@ type junitSuites struct {
 	Name     string       `xml:"name,attr"`
 	Tests    int          `xml:"tests,attr"`
 	Failures int          `xml:"failures,attr"`
+	Errors   int          `xml:"errors,attr"`
 	Suites   []junitSuite `xml:"testsuite"`
 }
 
@@ -449,6 +456,7 @@ type junitSuite struct {
 	Name     string      `xml:"name,attr"`
 	Tests    int         `xml:"tests,attr"`
 	Failures int         `xml:"failures,attr"`
+	Errors   int         `xml:"errors,attr"`
 	Skipped  int         `xml:"skipped,attr"`
 	Cases    []junitCase `xml:"testcase"`
 }
@@ -456,23 +464,33 @@ type junitSuite struct {
 type junitCase struct {
 	Name    string    `xml:"name,attr"`
 	Class   string    `xml:"classname,attr"`
+	Seconds string    `xml:"time,attr,omitempty"`
 	Failure *junitBad `xml:"failure"`
+	Error   *junitBad `xml:"error"`
 	Skipped *struct{} `xml:"skipped"`
 	Output  string    `xml:"system-out,omitempty"`
 }
 
 type junitBad struct {
 	Message string `xml:"message,attr"`
+	Type    string `xml:"type,attr"`
 	Text    string `xml:",chardata"`
 }
 
 func (r testReport) junit(std streams) error {
-	suite := junitSuite{Name: "kubectl masq test", Tests: len(r.results), Failures: r.failed()}
+	suite := junitSuite{Name: "kubectl masq test", Tests: len(r.results)}
 	for _, result := range r.results {
-		c := junitCase{Name: result.Name, Class: result.File}
+		c := junitCase{Name: printable(result.Name), Class: printable(result.File), Seconds: strconv.FormatFloat(result.Duration.Seconds(), 'f', 3, 64)}
+		bad := &junitBad{
+			Message: fmt.Sprintf("%s:%d: %s", printable(result.File), result.Line, result.Outcome), Type: string(result.Outcome), Text: printableLines(result.Detail),
+		}
 		switch result.Outcome {
-		case policy.TestFailed, policy.TestErrored:
-			c.Failure = &junitBad{Message: fmt.Sprintf("%s:%d: %s", result.File, result.Line, result.Outcome), Text: printableLines(result.Detail)}
+		case policy.TestFailed:
+			suite.Failures++
+			c.Failure = bad
+		case policy.TestErrored:
+			suite.Errors++
+			c.Error = bad
 		case policy.TestSkipped:
 			suite.Skipped++
 			c.Skipped = &struct{}{}

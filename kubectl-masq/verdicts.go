@@ -101,7 +101,7 @@ func (v verdicts) junit(std streams) error {
 			told := printableLines(at + ": " + headline(finding) + remedy(finding))
 			if finding.Action == policy.Deny {
 				suite.Failures++
-				c.Failure = &junitBad{Message: at + ": " + headline(finding), Text: told}
+				c.Failure = &junitBad{Message: at + ": " + headline(finding), Type: printable(finding.Rule), Text: told}
 			} else {
 				c.Output = "warning: " + told
 			}
