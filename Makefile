@@ -23,8 +23,9 @@ export PATH := $(PATH):/usr/sbin:/sbin
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build bin/webhook, bin/agent and bin/kubectl-masq (static)
+build: ## build bin/webhook, bin/agent and bin/kubectl-masq (static), with its completion for kubectl beside it
 	$(GOBUILD) -o bin/ ./webhook ./agent ./kubectl-masq
+	@install -m 755 kubectl-masq/kubectl_complete-masq bin/
 
 test: deps controlplane helm regotools build ## run every test: units, rules, kernel, packets, API server, chart, images, two nodes; installs what it needs
 	$(REQUIRE_ALL) $(REQUIRE_IMAGES) go test -race -count=1 -timeout 30m $(ISOLATED) ./...

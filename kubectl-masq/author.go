@@ -47,7 +47,7 @@ func schemaCommand(std streams) *cobra.Command {
 		names = append(names, schema.of)
 		completions = append(completions, cobra.CompletionWithDesc(schema.of, schema.title))
 	}
-	help.WriteString("\nWithout a word it is that of the input.")
+	help.WriteString("\nWithout a word it is that of the input.\n\nExit codes: 0 printed; 2 wrong usage.")
 	return &cobra.Command{
 		Use:       "schema [" + strings.Join(names, "|") + "]",
 		Short:     "Print the JSON Schema of the rules' input, or of the configuration",
@@ -72,7 +72,9 @@ func capabilitiesCommand(std streams) *cobra.Command {
 		Use:   "capabilities",
 		Short: "Print the language that rules are written in",
 		Long: `Print the language that rules are written in, as opa check --capabilities and opa test --capabilities
-read it: functions that reach the network, read the clock or cannot be stopped in time are left out.`,
+read it: functions that reach the network, read the clock or cannot be stopped in time are left out.
+
+Exit codes: 0 printed; 2 wrong usage.`,
 		Example: "  kubectl masq capabilities > capabilities.json && opa test --capabilities capabilities.json rules/",
 		Args:    cobra.NoArgs,
 		RunE:    func(*cobra.Command, []string) error { return tell(std.out, string(policy.Capabilities())) },
@@ -80,24 +82,28 @@ read it: functions that reach the network, read the clock or cannot be stopped i
 }
 
 const newRuleHelp = `Write a rule to begin with: NAME.rego, its tests NAME_test.rego, and a configuration with what the rule
-finds in it, testdata/NAME.yaml. All three work as they are: kubectl masq test tries them.`
+finds in it, testdata/NAME.yaml. All three work as they are: kubectl masq test tries them.
+
+Exit codes: 0 written; 2 wrong usage, or a file that is there already: then nothing is written.`
 
 func newCommand(std streams) *cobra.Command {
 	var team, directory string
 	rule := &cobra.Command{
-		Use:     "rule NAME",
-		Short:   "Write a rule with its tests",
-		Long:    newRuleHelp,
-		Example: "  kubectl masq new rule no-public --team payments --dir rules && kubectl masq test rules",
-		Args:    oneArgument("a name such as no-public"),
+		Use:               "rule NAME",
+		Short:             "Write a rule with its tests",
+		Long:              newRuleHelp,
+		Example:           "  kubectl masq new rule no-public --team payments --dir rules && kubectl masq test rules",
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Args:              oneArgument("a name such as no-public"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return newRule(args[0], team, directory, std)
 		},
 	}
 	rule.Flags().StringVar(&team, "team", "", "`name` of the package below ipmasq; findings are called TEAM/NAME")
 	rule.Flags().StringVar(&directory, "dir", ".", "`directory` to write to, made where it is missing")
+	_ = rule.MarkFlagDirname("dir") // fails only without such a flag
 	command := &cobra.Command{
-		Use: "new", Short: "Write something to begin with", Args: cobra.NoArgs,
+		Use: "new", Short: "Write something to begin with", Args: noSuchCommand,
 		RunE: func(command *cobra.Command, _ []string) error {
 			_ = command.Help() // writes to std.out, whose errors show at the next write
 			return errors.New("what is to be written is missing: rule")
@@ -210,12 +216,29 @@ type evalOptions struct {
 	policyDirs []string
 	testCase   string
 	explain    bool
+	output     string
 }
 
 const evalHelp = `Evaluate one rule on a configuration and print what it gives; --explain prints each step of it. A file of testdata
 (--case) may have what a manifest has not: the text before the write, who writes, and when.
 
-Exit codes: 0 evaluated; 2 wrong usage, or input, params or rules that cannot be read.`
+Exit codes: 0 evaluated; 2 wrong usage, or input, params or rules that cannot be read.
+
+JSON output is one object:
+  results[]                   set (ipmasq.TEAM.deny, and the like), place (file and line where it begins), result (in Rego's notation) and
+                              steps (lines of text; empty without --explain)`
+
+// evaluation is the documented shape; fields may be added, but not changed.
+type evaluation struct {
+	Results []setResult `json:"results"`
+}
+
+type setResult struct {
+	Set    string `json:"set"`
+	Place  string `json:"place"`
+	Result string `json:"result"`
+	Steps  string `json:"steps"`
+}
 
 func evalCommand(std streams) *cobra.Command {
 	var opts evalOptions
@@ -225,7 +248,8 @@ func evalCommand(std streams) *cobra.Command {
 		Long:  evalHelp,
 		Example: `  kubectl masq eval payments --policy-dir rules -f ip-masq-agent.yaml --explain
   kubectl masq eval payments --policy-dir rules --case rules/testdata/no-public.yaml --explain`,
-		Args: oneArgument("a rule, or the package of custom rules"),
+		ValidArgsFunction: ruleNames,
+		Args:              oneArgument("a rule, or the package of custom rules"),
 		RunE: func(command *cobra.Command, args []string) error {
 			return eval(command, opts, args[0], std)
 		},
@@ -234,6 +258,7 @@ func evalCommand(std streams) *cobra.Command {
 	flags.SortFlags = false
 	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
 	flags.StringVar(&opts.testCase, "case", "", "`file` of testdata, as kubectl masq test reads it, instead of -f")
+	addOutput(command, &opts.output, "text", "json")
 	flags.BoolVar(&opts.explain, "explain", false, "print each step")
 	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
@@ -243,6 +268,9 @@ func evalCommand(std streams) *cobra.Command {
 }
 
 func eval(command *cobra.Command, opts evalOptions, rule string, std streams) error {
+	if opts.output != "text" && opts.output != "json" {
+		return fmt.Errorf("-o %q: want text or json", opts.output)
+	}
 	params, err := readParams(opts.params)
 	if err != nil {
 		return err
@@ -263,10 +291,21 @@ func eval(command *cobra.Command, opts evalOptions, rule string, std streams) er
 	if err != nil {
 		return err
 	}
+	report := evaluation{Results: []setResult{}}
 	for _, trace := range traces {
-		text := fmt.Sprintf("%s (%s) = %s\n", trace.Set, trace.Place, trace.Result)
+		result := setResult{Set: trace.Set, Place: trace.Place, Result: trace.Result}
 		if opts.explain {
-			text += trace.Steps + "\n"
+			result.Steps = trace.Steps
+		}
+		report.Results = append(report.Results, result)
+	}
+	if opts.output == "json" {
+		return writeValue(std.out, report)
+	}
+	for _, result := range report.Results {
+		text := fmt.Sprintf("%s (%s) = %s\n", result.Set, result.Place, result.Result)
+		if opts.explain {
+			text += result.Steps + "\n"
 		}
 		if err := tell(std.out, text); err != nil {
 			return err

@@ -99,7 +99,7 @@ func checkCommand(std streams) *cobra.Command {
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringArrayVarP(&opts.files, "file", "f", nil, "manifest `file`, or directory of them; - reads standard input; may be given more than once")
-	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text, json, sarif, github or junit")
+	addOutput(command, &opts.output, "text", "json", "sarif", "github", "junit")
 	opts.rangeOptions.add(flags)
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
 	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")

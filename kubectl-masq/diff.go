@@ -43,8 +43,8 @@ cover them, and which ranges of the cluster they touch. Connections that are est
 treatment that they began with. Where one of them has nodeOverrides, --node or --node-labels tell which node is meant; without them
 the answer is for nodes that no override is for, and says what else changes on which others.
 
-Exit codes, as diff(1): 0 nothing changes for traffic; 1 something does; 2 wrong usage, or a configuration
-that agents would not load.
+Exit codes: 0 nothing changes for traffic; 1 something does; 2 wrong usage, or a configuration that agents would not load (as
+diff(1) has them).
 
 JSON output is one object:
   nowMasqueraded[], noLongerMasqueraded[]   prefix, addresses (a decimal number as text) and touches[]: kind, prefix and source
@@ -79,7 +79,7 @@ func diffCommand(std streams) *cobra.Command {
 	flags := command.Flags()
 	flags.SortFlags = false
 	opts.liveOptions.add(flags)
-	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
+	addOutput(command, &opts.output, "text", "json")
 	opts.rangeOptions.add(flags)
 	opts.nodeOptions.add(flags)
 	opts.agentOptions.add(flags)

@@ -62,11 +62,12 @@ JSON output is one object:
 func explainCommand(std streams) *cobra.Command {
 	var opts explainOptions
 	command := &cobra.Command{
-		Use:     "explain ADDRESS -f FILE|--live",
-		Short:   "Tell whether traffic to an address is masqueraded, and by which line",
-		Long:    explainHelp,
-		Example: explainExamples,
-		Args:    oneArgument("an address, such as 192.168.3.4"),
+		Use:               "explain ADDRESS -f FILE|--live",
+		Short:             "Tell whether traffic to an address is masqueraded, and by which line",
+		Long:              explainHelp,
+		Example:           explainExamples,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Args:              oneArgument("an address, such as 192.168.3.4"),
 		RunE: func(command *cobra.Command, args []string) error {
 			return explain(command.Context(), opts, args[0], command.Flags().Changed, std)
 		},
@@ -75,7 +76,7 @@ func explainCommand(std streams) *cobra.Command {
 	flags.SortFlags = false
 	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
 	opts.liveOptions.add(flags)
-	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
+	addOutput(command, &opts.output, "text", "json")
 	flags.StringVar(&opts.from, "from", "", "`address` of the pod, where the agents run with --source-cidrs")
 	flags.StringVar(&opts.outInterface, "out-interface", "", "`name` of the interface that it leaves by, where they run with --out-interfaces")
 	opts.nodeOptions.add(flags)

@@ -50,7 +50,7 @@ func exportCommand(std streams) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "export",
 		Short: "Write the list in the form of another program",
-		Args:  cobra.NoArgs,
+		Args:  noSuchCommand,
 		RunE: func(command *cobra.Command, _ []string) error {
 			_ = command.Help() // writes to std.out, whose errors show at the next write
 			return errors.New("a subcommand is missing: win-bridge")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -22,6 +23,22 @@ const (
 	exitRefused  = 1
 	exitUnusable = 2 // wrong usage, or input that cannot be read
 )
+
+const rootHelp = `Check ip-masq-agent configurations before they reach a cluster, and tell what they do to traffic. Files are enough: only a command
+with --live asks a cluster.
+
+Exit codes, of which each command tells what they mean for it: 0 approved, or nothing to tell; 1 violations, a configuration that does
+not load, a difference, something odd; 2 wrong usage, or input that cannot be read.`
+
+const rootExamples = `  # What the webhook would say
+  kubectl masq check -f ip-masq-agent.yaml --pod-cidrs 10.244.0.0/16
+
+  # What it does to traffic
+  kubectl masq explain 192.168.3.4 -f ip-masq-agent.yaml
+  kubectl masq diff --live ip-masq-agent.yaml
+
+  # What is in force
+  kubectl masq status --live`
 
 // errRefused ends a command whose report says already what is wrong.
 var errRefused = errors.New("refused")
@@ -41,26 +58,8 @@ func main() {
 
 // run executes the command line and returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
-	root := &cobra.Command{
-		Use:           "kubectl-masq",
-		Short:         "Check ip-masq-agent configurations before they reach a cluster",
-		Version:       version,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl masq"},
-		Args:          cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error {
-			_ = command.Help() // writes to std.out, whose errors show at the next write
-			return errors.New("a subcommand is missing")
-		},
-	}
-	root.SetVersionTemplate("{{.Version}}\n")
-	root.SetIn(std.in)
-	root.SetOut(std.out)
-	root.SetErr(std.err)
+	root := rootCommand(std)
 	root.SetArgs(args)
-	root.AddCommand(checkCommand(std), explainCommand(std), diffCommand(std), mapCommand(std), exportCommand(std), portabilityCommand(std), statusCommand(std), replayCommand(std),
-		testCommand(std), newCommand(std), evalCommand(std), schemaCommand(std), capabilitiesCommand(std), versionCommand(std))
 	switch err := root.ExecuteContext(ctx); {
 	case err == nil:
 		return exitApproved
@@ -72,11 +71,71 @@ func run(ctx context.Context, args []string, std streams) int {
 	}
 }
 
+func rootCommand(std streams) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "kubectl-masq",
+		Short:         "Check ip-masq-agent configurations before they reach a cluster",
+		Long:          rootHelp,
+		Example:       rootExamples,
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl masq"},
+		Args:          noSuchCommand,
+		RunE: func(command *cobra.Command, _ []string) error {
+			_ = command.Help() // writes to std.out, whose errors show at the next write
+			return errors.New("a subcommand is missing")
+		},
+	}
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetIn(std.in)
+	root.SetOut(std.out)
+	root.SetErr(std.err)
+	for _, group := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Configurations:", []*cobra.Command{
+			checkCommand(std), explainCommand(std), diffCommand(std), mapCommand(std), portabilityCommand(std), exportCommand(std),
+		}},
+		{"Clusters:", []*cobra.Command{statusCommand(std)}},
+		{"Rules:", []*cobra.Command{
+			newCommand(std), testCommand(std), evalCommand(std), replayCommand(std), schemaCommand(std), capabilitiesCommand(std),
+		}},
+	} {
+		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})
+		for _, command := range group.commands {
+			command.GroupID = group.title
+			root.AddCommand(command)
+		}
+	}
+	root.AddCommand(versionCommand(std))
+	completeFlags(root)
+	return root
+}
+
+// noSuchCommand is cobra.NoArgs that tells which command was meant.
+func noSuchCommand(command *cobra.Command, args []string) error {
+	err := cobra.NoArgs(command, args)
+	if err == nil {
+		return nil
+	}
+	if command.SuggestionsMinimumDistance == 0 {
+		command.SuggestionsMinimumDistance = 2 // as cobra has it
+	}
+	if meant := command.SuggestionsFor(args[0]); len(meant) > 0 {
+		return fmt.Errorf("%w; did you mean %s?", err, strings.Join(meant, " or "))
+	}
+	return err
+}
+
 func versionCommand(std streams) *cobra.Command {
 	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Use:     "version",
+		Example: "  kubectl masq version",
+		Short:   "Print the version",
+		Long:    "Print the version. Exit codes: 0 printed; 2 wrong usage.",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(std.out, version)
 			return err

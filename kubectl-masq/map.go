@@ -61,7 +61,7 @@ func mapCommand(std streams) *cobra.Command {
 	flags.StringVar(&opts.old, "old", "", "manifest `file` to draw beside it, with the differences marked")
 	flags.StringVar(&opts.within, "within", addressmap.Everywhere.String(), "draw this `CIDR` alone")
 	opts.liveOptions.add(flags)
-	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or svg")
+	addOutput(command, &opts.output, "text", "svg")
 	opts.rangeOptions.add(flags)
 	opts.nodeOptions.add(flags)
 	opts.agentOptions.add(flags)

@@ -141,12 +141,17 @@ func portabilityCommand(std streams) *cobra.Command {
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
-	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
+	addOutput(command, &opts.output, "text", "json")
 	flags.StringSliceVar(&opts.agents, "agents", nil, "these `agents` alone: upstream, gke, azure, cilium")
 	flags.BoolVar(&opts.reserved, "nomasq-all-reserved-ranges", false, "the agents run with this flag")
 	flags.BoolVar(&opts.ipv6, "enable-ipv6", false, "the agents run with this flag")
 	flags.BoolVar(&opts.directory, "config-dir", false, "this project's agents run with this flag, and merge every key that begins with "+config.FilePrefix)
 	opts.add(flags)
+	var names []string
+	for _, agent := range foreignAgents() {
+		names = append(names, agent.name)
+	}
+	completeFlag(command, "agents", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 	return command
 }
 

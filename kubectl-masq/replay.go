@@ -55,7 +55,7 @@ func replayCommand(std streams) *cobra.Command {
 	flags.SortFlags = false
 	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
-	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
+	addOutput(command, &opts.output, "text", "json")
 	return command
 }
 

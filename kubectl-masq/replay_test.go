@@ -13,9 +13,9 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
 
-// TestReplay makes the decisions of a log again: by the same rules nothing changes, by
-// params that relax one, a refusal does.
-func TestReplay(t *testing.T) {
+// decisionLog has two decisions, in full and masked, and another line.
+func decisionLog(t *testing.T) []byte {
+	t.Helper()
 	engine, err := policy.New(t.Context(), policy.Params{}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -41,17 +41,24 @@ func TestReplay(t *testing.T) {
 		}
 	}
 	log.WriteString("another line\n")
+	return log.Bytes()
+}
+
+// TestReplay makes the decisions of a log again: by the same rules nothing changes, by
+// params that relax one, a refusal does.
+func TestReplay(t *testing.T) {
+	log := string(decisionLog(t))
 	for _, tt := range []struct {
 		name, args, stdin string
 		exit              int
 		want              string
 	}{
 		{
-			name: "the same rules", stdin: log.String(),
+			name: "the same rules", stdin: log,
 			want: "2 decisions replayed, 0 changed, 0 of them refused now; 2 masked, which cannot be replayed; 1 other line\n",
 		},
 		{
-			name: "a rule that warns", args: " --params testdata/relaxed.yaml", stdin: log.String(), exit: 1,
+			name: "a rule that warns", args: " --params testdata/relaxed.yaml", stdin: log, exit: 1,
 			want: `2026-01-02T03:04:01Z second by alice: refused then, approved now
   + warn[no-overlap] nonMasqueradeCIDRs[1]: 10.9.0.0/16 lies inside 10.0.0.0/8 (nonMasqueradeCIDRs[0], line 1), so it has no effect
   - deny[no-overlap] nonMasqueradeCIDRs[1]: 10.9.0.0/16 lies inside 10.0.0.0/8 (nonMasqueradeCIDRs[0], line 1), so it has no effect

@@ -85,7 +85,7 @@ func statusCommand(std streams) *cobra.Command {
 	flags.BoolVar(&opts.live, "live", false, "ask the API server; there is no other status")
 	opts.clusterOptions.add(flags)
 	flags.BoolVar(&opts.all, "all", false, "tell of every node")
-	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text or json")
+	addOutput(command, &opts.output, "text", "json")
 	flags.StringVar(&opts.name, "name", "ip-masq-agent", "`name` of the ConfigMap")
 	flags.StringVarP(&opts.namespace, "namespace", "n", "kube-system", "`namespace` of the ConfigMap")
 	return command

@@ -76,14 +76,15 @@ func testCommand(std streams) *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(command *cobra.Command, args []string) error { return test(command.Context(), opts, args, std) },
+		RunE:              func(command *cobra.Command, args []string) error { return test(command.Context(), opts, args, std) },
+		ValidArgsFunction: directories,
 	}
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&opts.run, "run", "", "run the tests whose names match this `regexp`")
 	flags.BoolVar(&opts.coverage, "coverage", false, "tell which lines of the rules the tests do not reach")
 	flags.Float64Var(&opts.threshold, "threshold", 0, "least `percent` of coverage")
-	flags.StringVarP(&opts.output, "output", "o", "text", "`format`: text, json or junit")
+	addOutput(command, &opts.output, "text", "json", "junit")
 	flags.StringVar(&opts.params, "params", "", "params `file` for testdata, as the webhook has it")
 	return command
 }
