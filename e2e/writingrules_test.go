@@ -115,3 +115,95 @@ func shipped(t *testing.T, document string) string {
 	t.Fatal("the document does not tell how to ship")
 	return ""
 }
+
+// fenced is a block of the document: the mark of a file that it shows, its language, its
+// text.
+var fenced = regexp.MustCompile("(?ms)^(<!-- examples/\\S+ -->\n)?```(\\w*)\n(.*?)^```$")
+
+// TestWritingRulesForCI types what the document has its reader put into CI, on the rule of its
+// first part, and its params. Blocks that no test knows of would be untested.
+func TestWritingRulesForCI(t *testing.T) {
+	document, err := os.ReadFile("../docs/writing-rules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin, rest, _ := strings.Cut(string(document), "\n## In CI\n")
+	inCI, rest, found := strings.Cut(rest, "\n## ")
+	if !found {
+		t.Fatal("the document has no section In CI")
+	}
+	for _, block := range fenced.FindAllStringSubmatch(begin+rest, -1) {
+		// TestWritingRules types blocks of a shell, and params are tried below; others are held
+		// to the document in the package of kubectl-masq.
+		if block[1] == "" && block[2] != "console" && (strings.Contains(rest, block[0]) || block[2] != "sh" && block[2] != "yaml") {
+			t.Errorf("a block that no test reads:\n%s", block[0])
+		}
+	}
+
+	dir, path := t.TempDir(), t.TempDir()
+	for name, binary := range map[string]string{
+		"kubectl": filepath.Join(controlPlaneBinaries(t), "kubectl"), "kubectl-masq": program(t, "kubectl-masq"),
+		"opa": needRegoTool(t, "opa"), "conftest": needRegoTool(t, "conftest"),
+	} {
+		if err = os.Symlink(binary, filepath.Join(path, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shell := func(line string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
+		cmd.Dir = dir
+		cmd.Env = []string{"PATH=" + path + string(os.PathListSeparator) + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C"}
+		text, err := cmd.CombinedOutput()
+		return string(text), err
+	}
+	if out, err := shell("kubectl masq new rule no-public --team payments --dir rules && echo '{}' > rules/data.json"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	sample, err := os.ReadFile("../policy/samples/typical.input.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "typical.input.json"), sample, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
+	for _, block := range fenced.FindAllStringSubmatch(inCI, -1) {
+		for line := range strings.Lines(block[3]) {
+			lines++
+			out, err := shell(line)
+			if err != nil {
+				t.Errorf("%s: %v\n%s", strings.TrimSpace(line), err, out)
+			}
+			for tool, want := range map[string]string{"opa test": "PASS: 3/3\n", "opa eval": `"value": []`, "conftest": "1 test, 1 passed, 0 warnings, 0 failures"} {
+				if strings.HasPrefix(line, tool) && !strings.Contains(out, want) {
+					t.Errorf("%s: want %q in\n%s", strings.TrimSpace(line), want, out)
+				}
+			}
+		}
+	}
+	if lines < 8 {
+		t.Errorf("%d lines in CI", lines)
+	}
+
+	params := regexp.MustCompile("(?s)```yaml\n(rules:.*?)```").FindStringSubmatch(begin)
+	if params == nil {
+		t.Fatal("the document has no params")
+	}
+	testCase := filepath.Join(dir, "rules", "testdata", "no-public.yaml")
+	text, err := os.ReadFile(testCase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{
+		// Whenever this runs, the action is that of a day before the end.
+		testCase: "time: 2026-12-01T10:00:00Z\n" + strings.Replace(string(text), "action: deny", "action: warn", 1),
+		filepath.Join(dir, "rules", "params.yaml"): params[1],
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := shell("kubectl masq test rules"); err != nil || out != "4 passed\n" {
+		t.Errorf("with params: %v\n%s", err, out)
+	}
+}
