@@ -11,6 +11,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
 )
 
 // dataFile is the name of files whose top keys rules read as data.<key>, as stock opa
@@ -138,5 +140,33 @@ func readData(source Source) (map[string]any, error) {
 		line := 1 + bytes.Count(source.Text[:min(int(offset), len(source.Text))], []byte("\n"))
 		return nil, &RuleError{File: source.Name, Line: line, Message: fmt.Sprintf("reading JSON: %v; write an object, whose keys rules read as data.<key>", err)}
 	}
+	if number, err := oddNumber(own); err != nil {
+		line := 1 + bytes.Count(source.Text[:max(0, bytes.Index(source.Text, []byte(number)))], []byte("\n"))
+		return nil, &RuleError{File: source.Name, Line: line, Message: fmt.Sprintf("reading JSON: %s: %v", cut(string(number), maxDetailRunes), err)}
+	}
 	return own, nil
+}
+
+// oddNumber is the first number that rules cannot have, and why. JSON has no bound for
+// them, rules do: 1e999999 has a million digits.
+func oddNumber(value any) (json.Number, error) {
+	switch value := value.(type) {
+	case json.Number:
+		if _, err := ast.NumberChecked(string(value)); err != nil {
+			return value, err
+		}
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(value)) {
+			if number, err := oddNumber(value[key]); err != nil {
+				return number, err
+			}
+		}
+	case []any:
+		for _, element := range value {
+			if number, err := oddNumber(element); err != nil {
+				return number, err
+			}
+		}
+	}
+	return "", nil
 }

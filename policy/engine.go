@@ -55,25 +55,11 @@ type Engine struct {
 func New(ctx context.Context, params Params, sources []Source) (*Engine, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, compileLimit, fmt.Errorf("not done after %s", compileLimit))
 	defer cancel()
-	type result struct {
-		engine *Engine
-		err    error
+	e, err := attend(ctx, func(ctx context.Context) (*Engine, error) { return compile(ctx, params, sources) })
+	if err != nil {
+		return nil, fmt.Errorf("compiling rules: %w", err)
 	}
-	done := make(chan result, 1)
-	go func() {
-		// OPA's compiler takes no context: one that does not end is left behind.
-		engine, err := compile(ctx, params, sources)
-		done <- result{engine, err}
-	}()
-	select {
-	case r := <-done:
-		if r.err != nil {
-			return nil, fmt.Errorf("compiling rules: %w", r.err)
-		}
-		return r.engine, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("compiling rules: %w", context.Cause(ctx))
-	}
+	return e, nil
 }
 
 func compile(ctx context.Context, params Params, sources []Source) (*Engine, error) {
@@ -90,6 +76,9 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	}
 	custom, err := customModules(sources, builtin)
 	if err != nil {
+		return nil, err
+	}
+	if err = checkComplexity(custom); err != nil {
 		return nil, err
 	}
 	e := &Engine{
@@ -124,7 +113,14 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 		return nil, err
 	}
 	refs := make(chan error, 1)
-	go func() { refs <- checkRefs(modules) }() // the other half of the work, which only reads modules
+	go func() { // the other half of the work, which only reads modules
+		defer func() {
+			if cause := recover(); cause != nil {
+				refs <- fmt.Errorf("it panicked: %v", cause)
+			}
+		}()
+		refs <- checkRefs(modules)
+	}()
 	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).
 		WithSchemas(schemaSet(decodedSchema()))
 	compiler.Compile(modules)
@@ -369,32 +365,50 @@ func nothingKnown() facts {
 func (e *Engine) ask(ctx context.Context, d *document) []Finding {
 	input := d.value()
 	var asked []int
+	var findings []Finding
 	for i := range e.entries {
-		if !e.entries[i].guards.empty(input) {
+		switch entry := &e.entries[i]; {
+		case entry.guards.empty(input):
+		case entry.behind.Load() > 0:
+			findings = append(findings, entry.failed("it was told to stop earlier and has not, so it is not asked"))
+		default:
 			asked = append(asked, i)
 		}
 	}
 	if len(asked) == 0 {
-		return nil
+		return findings
 	}
 	sets, _, err := e.watchdog.evaluate(ctx, evaluation{
 		query: e.all.only(asked...), input: input, now: d.request.Time, limit: e.limits.all, strict: true,
 	})
 	switch {
 	case err == nil && len(sets) == len(asked):
-		var findings []Finding
 		for n, i := range asked {
 			findings = append(findings, e.entries[i].findings(sets[n], d)...)
 		}
 		return findings
 	case errors.Is(err, errBusy):
-		return []Finding{undecided(err)}
-	case ctx.Err() != nil:
-		return []Finding{undecided(fmt.Errorf("the request ended first: %w", context.Cause(ctx)))}
-	default:
-		return e.askEach(ctx, d, asked)
+		return append(findings, undecided(err))
+	case errors.Is(err, errMemory):
+		// Of several that run, one needs the memory: it is found where one runs at a time.
+		select {
+		case oneByOne <- struct{}{}:
+			defer func() { <-oneByOne }()
+			settle(ctx)
+		case <-ctx.Done():
+		}
 	}
+	if ctx.Err() != nil {
+		return append(findings, undecided(fmt.Errorf("the request ended first: %w", context.Cause(ctx))))
+	}
+	return append(findings, e.askEach(ctx, d, asked)...)
 }
+
+// oneByOne is held, in the whole process, by who asks rules one by one because memory ran
+// short.
+//
+//nolint:gochecknoglobals // memory is the process's
+var oneByOne = make(chan struct{}, 1)
 
 // askEach evaluates rules one by one.
 func (e *Engine) askEach(ctx context.Context, d *document, asked []int) []Finding {
@@ -408,7 +422,7 @@ func (e *Engine) askEach(ctx context.Context, d *document, asked []int) []Findin
 			continue
 		}
 		sets, errs, err := e.watchdog.evaluate(ctx, evaluation{
-			query: e.all.only(i), input: d.value(), now: d.request.Time, limit: limit,
+			query: e.all.only(i), input: d.value(), now: d.request.Time, limit: limit, behind: entry.behind,
 		})
 		switch {
 		case err != nil:

@@ -108,7 +108,8 @@ func pathOf(p config.Problem) string {
 // Bounds of what one rule may say; the rest is told as a number.
 const (
 	maxFindings  = 1000 // of one set
-	maxTextRunes = 4096 // of one message or hint
+	maxTextRunes = 4096 // of one text in it
+	maxIDRunes   = 128  // of the id that a violation gives itself
 )
 
 // findings reads the set that an entry gave.
@@ -136,7 +137,7 @@ func (e *entry) finding(value ast.Value, d *document) Finding {
 	f := Finding{Rule: e.rule, Action: e.action, Docs: e.docs, Key: ConfigKey, fixed: e.fixed, custom: !e.builtin}
 	switch value := value.(type) {
 	case ast.String:
-		f.Message = string(value)
+		f.Message = cut(string(value), maxTextRunes)
 	case ast.Object:
 		if failure := e.fill(&f, value); failure != "" {
 			return e.failed(failure)
@@ -147,7 +148,7 @@ func (e *entry) finding(value ast.Value, d *document) Finding {
 	if strings.TrimSpace(f.Message) == "" {
 		return e.failed("it gave a violation without a message")
 	}
-	f.Message, f.Hint = cut(oneLine(f.Message), maxTextRunes), cut(f.Hint, maxTextRunes)
+	f.Message = cut(oneLine(f.Message), maxTextRunes)
 	if f.Key == ConfigKey {
 		f.Binary = d.new.binary
 		if f.Position.Line == 0 && d.new.loads {
@@ -179,7 +180,7 @@ func (e *entry) fill(f *Finding, violation ast.Object) (failure string) {
 				return "it gave a violation without msg"
 			}
 		case ast.String:
-			*field.target = string(value)
+			*field.target = cut(string(value), maxTextRunes)
 		default:
 			return fmt.Sprintf("it gave a violation whose %s is no text", field.key)
 		}
@@ -193,7 +194,7 @@ func (e *entry) fill(f *Finding, violation ast.Object) (failure string) {
 		f.Details, _ = ast.JSON(details) // ground values always have a JSON form
 	}
 	if !e.builtin && rule != "" {
-		f.Rule += "/" + rule // below the package: it cannot pass for a built-in rule
+		f.Rule += "/" + cut(oneLine(rule), maxIDRunes) // below the package: it cannot pass for a built-in rule
 	}
 	return ""
 }

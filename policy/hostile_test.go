@@ -1,11 +1,13 @@
 package policy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -13,12 +15,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
 	"go.uber.org/goleak"
 
 	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
 func TestMain(m *testing.M) {
+	debug.SetMemoryLimit(512 << 20) // so that what fills the memory costs the tests less
 	goleak.VerifyTestMain(m)
 }
 
@@ -62,6 +66,29 @@ func TestNewRefuses(t *testing.T) {
 		{"nothing", []Source{{"a.rego", nil}}, "a.rego: empty module"},
 		{"a comment", []Source{{"a.rego", []byte("# nothing\n")}}, "a.rego: empty module"},
 		{"a large file", []Source{{"a.rego", make([]byte, maxSourceBytes+1)}}, "a.rego: 1048577 bytes, more than 1048576"},
+		{"deep nesting", []Source{hostile("a", `deny contains "x" if `+strings.Repeat("[1 | ", 25)+"1"+strings.Repeat("]", 25)+" == 1")}, "a.rego:3:83: more than 12 comprehensions or bodies inside one another; give parts of it a rule of their own"},
+		{"deep brackets", []Source{hostile("a", `deny contains "x" if `+strings.Repeat("[", 200000)+"1"+strings.Repeat("]", 200000)+" == 1")}, "a.rego:3:50018: max parsing recursion depth exceeded"},
+		{"a long chain", []Source{hostile("a", chainOf(5000, "r%d if r%d")+"r0 if input.request.name\n\ndeny contains \"x\" if r5000")}, "a.rego:3:1: r5000 needs a chain of more than 500 rules, each of which needs the next"},
+		{"a long chain over packages", []Source{
+			hostile("a", chainOf(300, "r%d if r%d")+"r0 if input.request.name"),
+			hostile("b", "import data.ipmasq.a\n\n"+chainOf(300, "r%d if r%d")+"r0 if a.r300\n\ndeny contains \"x\" if r300"),
+		}, "b.rego:5:1: r300 needs a chain of more than 500 rules, each of which needs the next"},
+		{"a long rule", []Source{hostile("a", "deny contains \"x\" if {\n"+strings.Repeat("\tinput.request.name\n", 10000)+"}")}, "a.rego:3:1: the rules are too large to be compiled, most of all deny; give parts of it a rule of their own, or put what it lists into data.json"},
+		{"many else", []Source{hostile("a", "f(x) := 1 if x == 0"+strings.Repeat(" else := 2 if x == 7", 5000)+"\n\ndeny contains \"x\" if f(3) == 4")}, "a.rego:3:1: the rules are too large to be compiled, most of all f; give parts of it a rule of their own, or put what it lists into data.json"},
+		{"a long reference", []Source{hostile("a", `deny contains "x" if input.params.custom`+strings.Repeat(".a", 2000))}, "a.rego:3:22: the reference has more than 1000 parts"},
+		{"doubling rules", []Source{hostile("a", chainOf(30, "x%d := [x%[2]d, x%[2]d]")+"x0 := [input.request.name]\n\ndeny contains \"x\" if x30 == [1]")}, "a.rego:20:8: the value has more than 4096 parts, with what it refers to written out; put what is large into data.json"},
+		{"doubling variables", []Source{hostile("a", "deny contains \"x\" if {\n\tx0 := [input.request.name]\n"+chainOf(30, "\tx%d := {\"a\": x%[2]d, \"b\": x%[2]d}")+"\tx30 == [1]\n}")}, "a.rego:22:9: the value has more than 4096 parts, with what it refers to written out; put what is large into data.json"},
+		{"doubling functions", []Source{hostile("a", chainOf(30, "x%d(y) := {x%[2]d(y), [x%[2]d(y)]}")+"x0(y) := y\n\ndeny contains \"x\" if x30(1) == [1]")}, "a.rego:20:11: the value has more than 4096 parts, with what it refers to written out; put what is large into data.json"},
+		{"doubling arguments", []Source{hostile("a", chainOf(30, "x%d(y) := x%[2]d([y, y])")+"x0(y) := y\n\ndeny contains \"x\" if x30(1) == [1]")}, "a.rego:15:15: the value has more than 4096 parts, with what it refers to written out; put what is large into data.json"},
+		{"doubling elements", []Source{hostile("a", "deny contains \"x\" if {\n\tx0 := [input.request.name]\n"+chainOf(30, "\tsome x%d in [[x%[2]d, x%[2]d]]")+"\tx30 == [1]\n}")}, "a.rego:22:15: the value has more than 4096 parts, with what it refers to written out; put what is large into data.json"},
+		{"doubling patterns", []Source{hostile("a", "deny contains \"x\" if {\n\tx0 := [input.request.name]\n"+chainOf(30, "\t[x%d] := [[x%[2]d, x%[2]d]]")+"\tx30 == [1]\n}")}, "a.rego:22:12: the value has more than 4096 parts, with what it refers to written out; put what is large into data.json"},
+		{"a number out of the world", []Source{{"data.json", []byte("{\"a\": 1,\n\"b\": [1e999999999]}")}}, "data.json:2: reading JSON: 1e999999999: invalid number: number too big"},
+		{"a number in a rule", []Source{hostile("a", `deny contains "x" if 1e999999 * 1e999999 > 7`)}, "a.rego:3:22: number too big"},
+		{"deep data", []Source{{"data.json", []byte(`{"a":` + strings.Repeat("[", 100000) + strings.Repeat("]", 100000) + `}`)}}, "data.json:1: reading JSON: invalid character '[' exceeded max depth; write an object, whose keys rules read as data.<key>"},
+		{"aliases of aliases", []Source{{"params.yaml", []byte(aliasBomb)}}, "params.yaml: reading params: line 2: custom: not a mapping with text keys: yaml: document contains excessive aliasing"},
+		{"an alias of itself", []Source{{"params.yaml", []byte("custom: &r\n  a: *r\n")}}, "params.yaml: reading params: line 1: custom: not a mapping with text keys: yaml: anchor 'r' value contains itself"},
+		{"deep params", []Source{{"params.yaml", []byte("custom:\n  a: " + strings.Repeat("[", 100000) + strings.Repeat("]", 100000) + "\n")}}, "params.yaml: reading params: yaml: line 2: exceeded max depth of 10000"},
+		{"aliases in METADATA", []Source{{"a.rego", []byte("# METADATA\n# " + strings.ReplaceAll(strings.TrimSpace(aliasBomb), "\n", "\n# ") + "\npackage ipmasq.a\n\ndeny contains \"x\" if input.request.name\n")}}, "a.rego:2:1: yaml: document contains excessive aliasing"},
 		{"many files", make([]Source, maxSources+1), "1001 files of rules, more than 1000"},
 		{"several at once", []Source{hostile("a", `deny := 1`), hostile("b", `deny := 2`)}, "a.rego:3:1: deny is not a set; write deny contains message if { … }\nb.rego:3:1: deny is not a set; write deny contains message if { … }"},
 	} {
@@ -98,6 +125,47 @@ func TestEveryBannedFunctionIsOut(t *testing.T) {
 	}
 }
 
+// TestEveryFunctionIsDecided holds what OPA has, and what capabilities.json allows, against
+// the list of decisions.
+func TestEveryFunctionIsDecided(t *testing.T) {
+	list, err := os.ReadFile("testdata/builtins.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	decided := map[string]string{}
+	for line := range strings.Lines(string(list)) {
+		if name, decision, _ := strings.Cut(strings.TrimSpace(line), " "); name != "#" {
+			decided[name] = decision
+		}
+	}
+	published, err := os.ReadFile("capabilities.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed, err := ast.LoadCapabilitiesJSON(bytes.NewReader(published))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := map[string]string{}
+	for _, b := range ast.CapabilitiesForThisVersion().Builtins {
+		now[b.Name] = "refused"
+	}
+	for _, b := range allowed.Builtins {
+		now[b.Name] = "free"
+		if boundedBuiltins[b.Name] != nil {
+			now[b.Name] = "bounded"
+		}
+	}
+	if diff := cmp.Diff(decided, now); diff != "" {
+		t.Errorf("functions differ from what testdata/builtins.txt decides (-decided +now):\n%s", diff)
+	}
+	for name := range boundedBuiltins {
+		if now[name] != "bounded" || topdown.GetBuiltin(name) == nil {
+			t.Errorf("%s is bounded, and rules do not have it", name)
+		}
+	}
+}
+
 // TestEveryOtherFunctionIsRefused calls each function that OPA has and rules have not, and
 // reads why it is refused.
 func TestEveryOtherFunctionIsRefused(t *testing.T) {
@@ -124,6 +192,24 @@ func TestEveryOtherFunctionIsRefused(t *testing.T) {
 	}
 }
 
+// chainOf is count lines, each of a number and the one below it.
+func chainOf(count int, format string) string {
+	var b strings.Builder
+	for i := count; i > 0; i-- {
+		fmt.Fprintf(&b, format+"\n", i, i-1)
+	}
+	return b.String()
+}
+
+// aliasBomb is 10^10 values, and the lines of a mapping.
+var aliasBomb = func() string {
+	bomb := "custom:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+	for i := range 9 {
+		bomb += fmt.Sprintf("  a%d: &a%d [%s]\n", i+1, i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
+	}
+	return bomb
+}()
+
 const goodText = "nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\n"
 
 // misdeed is what a rule can do once it runs; NAME is deny, violation or warn.
@@ -136,7 +222,7 @@ type misdeed struct {
 func misbehaviour() []misdeed {
 	return []misdeed{
 		{
-			"an endless comprehension", `NAME contains "x" if count([1 | some i in numbers.range(1, 1000000); some j in numbers.range(1, 1000000); i < j]) == 0`,
+			"an endless comprehension", `NAME contains "x" if count([1 | some i in numbers.range(1, 200000); some j in numbers.range(1, 200000); i < j]) == 0`,
 			"the rule at a.rego:3 failed: it did not end in time (1s)",
 		},
 		{
@@ -145,7 +231,23 @@ func misbehaviour() []misdeed {
 		},
 		{
 			"an endless list", `NAME contains "x" if count(numbers.range(1, 100000000000)) == 0`,
-			"the rule at a.rego:3 failed: it did not end in time (1s)",
+			"the rule at a.rego:3 failed: a.rego:3: eval_builtin_error: numbers.range: it would take more than 32 MiB",
+		},
+		{
+			"a text that doubles", "NAME contains \"x\" if count(s40) == 0\n\n" + chainOf(40, "s%d := concat(\"\", [s%[2]d, s%[2]d])") + "s0 := input.request.name",
+			"the rule at a.rego:3 failed: a.rego:23: eval_builtin_error: concat: it would take more than 32 MiB",
+		},
+		{
+			"a text written again and again", `NAME contains "x" if count(sprintf(concat("", ["%[1]s" | some _ in numbers.range(1, 3000)]), [concat("", [$"{i}" | some i in numbers.range(1, 10000)])])) == 0`,
+			"the rule at a.rego:3 failed: a.rego:3: eval_builtin_error: sprintf: it would take more than 32 MiB",
+		},
+		{
+			"a value that doubles", "NAME contains {\"msg\": \"x\", \"details\": x25}\n\n" + chainOf(25, "x%d := [x%[2]d | some _ in [1, 2]]") + "x0 := [input.request.name]",
+			"the rule at a.rego:3 failed: what it gives is larger than 32 MiB",
+		},
+		{
+			"a stack that grows", "NAME contains \"x\" if f40(1) == 1\n\n" + chainOf(40, "f%d(x) := f%[2]d(x * 2) + f%[2]d((x * 2) + 1)") + "f0(x) := x if x >= 0",
+			"the rule at a.rego:3 failed: it needs more memory than there is",
 		},
 		{
 			"two values of one rule", "NAME contains \"x\" if one == 3\n\none := 1 if input.request.name\n\none := 2 if input.request.namespace",
@@ -281,7 +383,7 @@ func TestGiantMessages(t *testing.T) {
 func TestManyEndlessRules(t *testing.T) {
 	var sources []Source
 	for i := range 30 {
-		sources = append(sources, hostile(fmt.Sprintf("t%d", i), `deny contains "x" if count([1 | some i in numbers.range(1, 1000000); some j in numbers.range(1, 1000000); i < j]) == 0`))
+		sources = append(sources, hostile(fmt.Sprintf("t%d", i), `deny contains "x" if count([1 | some i in numbers.range(1, 200000); some j in numbers.range(1, 200000); i < j]) == 0`))
 	}
 	e := promptEngine(t, "", sources...)
 	start := time.Now()
@@ -416,6 +518,43 @@ result := count(net.cidr_contains_matches(input, input))
 	}
 	if total := time.Since(start); held != 1 || took > total/2 {
 		t.Errorf("given up after %s of %s, %d evaluations held", took, total, held)
+	}
+}
+
+// TestStuckRuleIsNotAskedAgain lets a rule compare for long what shares its parts, which
+// nothing interrupts: others go on, and it is out until it has stopped.
+func TestStuckRuleIsNotAskedAgain(t *testing.T) {
+	lines := 24
+	if raceDetector {
+		lines = 23
+	}
+	values := "\tx0 := [input.request.name]\n\ty0 := [input.request.name]\n"
+	for i := range lines {
+		values += fmt.Sprintf("\tx%d := [x%d | some _ in [1, 2]]\n\ty%d := [y%d | some _ in [1, 2]]\n", i+1, i, i+1, i)
+	}
+	e := engine(t, "", hostile("a", fmt.Sprintf("deny contains \"x\" if {\n%s\tx%d in [y%d]\n}", values, lines, lines)),
+		hostile("b", `deny contains "still here" if input.request.user == "alice"`))
+	e.limits = limits{all: 20 * time.Millisecond, each: 20 * time.Millisecond, total: time.Minute}
+	for _, want := range []string{
+		"the rule at a.rego:3 failed: it did not end in time (20ms)",
+		"the rule at a.rego:3 failed: it was told to stop earlier and has not, so it is not asked",
+	} {
+		d := e.Decide(context.Background(), update(goodText), smallCluster())
+		if failed := slices.IndexFunc(d.Findings, func(f Finding) bool { return f.Rule == "a" }); failed < 0 || d.Findings[failed].Message != want {
+			t.Errorf("findings lack %q:\n%s", want, told(d))
+		}
+	}
+	for i := range e.entries {
+		for e.entries[i].behind.Load() > 0 {
+			time.Sleep(time.Millisecond) // it does end, or the test would leak it
+		}
+	}
+	e.limits = limits{all: time.Minute, each: time.Minute, total: time.Minute}
+	d := e.Decide(context.Background(), update(goodText), smallCluster())
+	for _, want := range []string{"x [a]", "still here [b]"} {
+		if !strings.Contains(told(d), want) {
+			t.Errorf("%s is silent once it has stopped:\n%s", want, told(d))
+		}
 	}
 }
 

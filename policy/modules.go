@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/util"
@@ -39,6 +40,7 @@ type entry struct {
 	query   string        // "data.ipmasq.no_overlap.deny"
 	place   *ast.Location // where the set begins, for authors of rules
 	guards  guards        // tell when it need not be asked for
+	behind  *atomic.Int32 // evaluations of it that were told to stop and have not
 }
 
 // builtinIDs are the ids of the built-in rules, sorted: the names of their files.
@@ -265,7 +267,7 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 			e := entry{
 				rule: meta.id, action: meta.action, builtin: true, docs: meta.docs,
 				query: module.Package.Path.String() + "." + set, place: sets[set],
-				guards: guardsOf(module, set),
+				guards: guardsOf(module, set), behind: &atomic.Int32{},
 			}
 			if set == string(Warn) && len(sets) > 1 {
 				e.action, e.fixed = Warn, true
@@ -344,7 +346,7 @@ func customEntries(modules map[string]*ast.Module) ([]entry, error) {
 		for _, set := range slices.Sorted(maps.Keys(sets)) {
 			e := entry{
 				rule: strings.ReplaceAll(strings.TrimPrefix(name, root+"."), ".", "/"), action: Deny, docs: docs,
-				query: packages[name][0].Package.Path.String() + "." + set, place: sets[set],
+				query: packages[name][0].Package.Path.String() + "." + set, place: sets[set], behind: &atomic.Int32{},
 			}
 			if set == "warn" {
 				e.action = Warn

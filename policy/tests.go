@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
+	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
 // TestOptions are how RunTests runs.
@@ -57,12 +59,32 @@ type LineRange struct {
 	First, Last int
 }
 
-const defaultTestTimeout = 5 * time.Second
+const (
+	defaultTestTimeout = 5 * time.Second
+	maxOutputBytes     = 16 << 10 // of what one test printed
+	maxNamed           = 4        // tests that an error names
+)
 
 // RunTests compiles custom rules with their tests, in the language and with the schema
 // that rules have in the webhook, and runs the tests in the order of their files. An
-// error tells why none could run.
+// error tells why none could run, or not all of them.
 func RunTests(ctx context.Context, sources []Source, options TestOptions) ([]TestResult, Coverage, error) {
+	type ran struct {
+		results  []TestResult
+		coverage Coverage
+	}
+	guardBuiltins()
+	all, err := attend(ctx, func(ctx context.Context) (ran, error) {
+		results, coverage, err := compileAndRun(ctx, sources, options)
+		return ran{results, coverage}, err
+	})
+	if err != nil {
+		return nil, Coverage{}, fmt.Errorf("running tests: %w", err)
+	}
+	return all.results, all.coverage, nil
+}
+
+func compileAndRun(ctx context.Context, sources []Source, options TestOptions) ([]TestResult, Coverage, error) {
 	builtin, err := builtinModules()
 	if err != nil {
 		return nil, Coverage{}, err
@@ -79,9 +101,12 @@ func RunTests(ctx context.Context, sources []Source, options TestOptions) ([]Tes
 	if err != nil {
 		return nil, Coverage{}, err
 	}
-	modules := maps.Clone(builtin)
-	maps.Copy(modules, custom)
+	modules := maps.Clone(custom)
 	maps.Copy(modules, tests)
+	if err = checkComplexity(modules); err != nil {
+		return nil, Coverage{}, err
+	}
+	maps.Copy(modules, builtin)
 	runner := tester.NewRunner().
 		SetCompiler(ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true).
 			WithRewriteTestRules(true).WithSchemas(schemaSet(decodedSchema())).WithEnablePrintStatements(true)).
@@ -125,21 +150,30 @@ func testModules(sources []Source) (map[string]*ast.Module, error) {
 
 func runTests(ctx context.Context, runner *tester.Runner, data map[string]any) ([]TestResult, error) {
 	var all []TestResult
+	var stopped []string // names of tests that ran when ctx ended
 	store := inmem.NewFromObject(data)
 	err := storage.Txn(ctx, store, storage.TransactionParams{}, func(txn storage.Transaction) error {
-		results, err := runner.SetStore(store).RunTests(ctx, txn)
+		results, err := runner.SetStore(store).RunTests(withPrintBudget(ctx), txn)
 		if err != nil {
 			return explain(err)
 		}
 		for result := range results {
-			if result != nil {
-				all = append(all, testResultOf(result))
+			if result == nil {
+				continue
+			}
+			all = append(all, testResultOf(result))
+			if topdown.IsCancel(result.Error) && ctx.Err() != nil && len(stopped) < maxNamed {
+				stopped = append(stopped, all[len(all)-1].Name)
 			}
 		}
 		return nil
 	})
 	if err == nil {
 		err = context.Cause(ctx)
+		if len(stopped) > 0 {
+			slices.Sort(stopped)
+			err = fmt.Errorf("%w; when it was stopped, there ran %s", err, strings.Join(stopped, ", "))
+		}
 	}
 	slices.SortFunc(all, func(a, b TestResult) int {
 		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), strings.Compare(a.Name, b.Name))
@@ -151,7 +185,7 @@ func testResultOf(result *tester.Result) TestResult {
 	r := TestResult{
 		Name:     strings.TrimPrefix(result.Package, "data.") + "." + result.Name,
 		Outcome:  TestPassed,
-		Detail:   strings.TrimSpace(string(result.Output)),
+		Detail:   cutBytes(strings.TrimSpace(string(result.Output)), maxOutputBytes),
 		Duration: result.Duration,
 	}
 	if result.Location != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -71,6 +72,9 @@ func (v Vetting) Vet(ctx context.Context, set []Source) (engine *Engine, complai
 
 // VetUntested is Vet without the tests of the set and without a limit of time.
 func (v Vetting) VetUntested(ctx context.Context, set []Source) (engine *Engine, complaints []Complaint) {
+	if err := errBehind(); err != nil {
+		return nil, complain(err, "docs/operations.md, Custom rules, tells more")
+	}
 	taken := taken(set, v.Beside)
 	engine, err := New(ctx, v.Params, slices.Concat(v.Beside, set))
 	if err != nil {
@@ -337,7 +341,7 @@ func (v Vetting) test(ctx context.Context, set []Source) []Complaint {
 		}
 		message := fmt.Sprintf("the test %s %s", r.Name, map[Outcome]string{TestFailed: "fails", TestErrored: "ends in an error"}[r.Outcome])
 		if r.Detail != "" {
-			message += ": " + oneLine(r.Detail)
+			message += ": " + oneLine(lastOf(r.Detail, maxTextRunes/8)) // the error stands behind what was printed
 		}
 		complaints = append(complaints, Complaint{
 			Action: Deny, RuleError: RuleError{File: r.File, Line: r.Line, Message: message},
@@ -351,6 +355,18 @@ func (v Vetting) test(ctx context.Context, set []Source) []Complaint {
 		})
 	}
 	return complaints
+}
+
+// lastOf is at most the last bytes of a text, from a whole character on.
+func lastOf(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	from := len(s) - limit
+	for from < len(s) && !utf8.RuneStart(s[from]) {
+		from++
+	}
+	return ellipsis + s[from:]
 }
 
 // tried tells which rules of the set fail on samples: in force, they would fail on such

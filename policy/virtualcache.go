@@ -13,6 +13,9 @@ import (
 type virtualCache struct {
 	frames []*cacheFrame
 	spare  []*cacheFrame
+
+	tooLarge func() // ends the evaluation, because of a value above maxVolume
+	exceeded bool   // there was one
 }
 
 // cacheFrame is the cache for one setting of input: rules with the keyword with
@@ -65,6 +68,7 @@ func (c *virtualCache) reset() {
 		c.Pop()
 	}
 	c.Push()
+	c.tooLarge, c.exceeded = nil, false
 }
 
 // maxKept bounds what a frame keeps for the next evaluation.
@@ -93,8 +97,13 @@ func (c *virtualCache) Get(ref ast.Ref) (*ast.Term, bool) {
 	return entry.value, entry.value == nil
 }
 
-// Put remembers the value of ref; nil is undefined.
+// Put remembers the value of ref; nil is undefined. Every value of a rule comes by here,
+// so this is where one is found that is too large to be compared or written.
 func (c *virtualCache) Put(ref ast.Ref, value *ast.Term) {
+	if left := maxVolume; value != nil && c.tooLarge != nil && !c.exceeded && !volume(value.Value, &left) {
+		c.exceeded = true
+		c.tooLarge()
+	}
 	frame := c.frames[len(c.frames)-1]
 	hash := ref.Hash()
 	if entry := frame.find(ref, hash); entry != nil {

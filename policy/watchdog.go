@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -26,20 +27,23 @@ const (
 )
 
 var (
-	errBusy = errors.New("too many evaluations are running")
-	errLate = errors.New("it did not end in time")
+	errBusy  = errors.New("too many evaluations are running")
+	errLate  = errors.New("it did not end in time")
+	errLarge = fmt.Errorf("what it gives is larger than %d MiB", maxVolume>>20)
 )
 
 // watchdog runs evaluations in time. OPA stops one between its own steps, but not
 // inside a built-in function; the functions that are known to run on are not in the
-// language (see allowedBuiltins), and one that does nevertheless is left behind,
-// where it goes on holding one of maxEvaluations.
+// language (see allowedBuiltins), what one can produce is bounded (see guardBuiltins),
+// and one that runs on nevertheless is left behind, where it goes on holding one of
+// maxEvaluations.
 type watchdog struct {
 	slots  chan struct{}
 	caches *sync.Pool
 }
 
 func newWatchdog() watchdog {
+	guardBuiltins()
 	return watchdog{
 		slots:  make(chan struct{}, maxEvaluations),
 		caches: &sync.Pool{New: func() any { return newVirtualCache() }},
@@ -108,6 +112,8 @@ type evaluation struct {
 	// it the rule goes on as if undefined there, and the errors are listed, which
 	// takes memory for each.
 	strict bool
+
+	behind *atomic.Int32 // counts evaluations like this one that were left behind; may be nil
 }
 
 // evaluate gives the values of a query, or none when it is undefined.
@@ -125,7 +131,9 @@ func (w *watchdog) evaluate(ctx context.Context, e evaluation) ([]ast.Value, []t
 			return nil, nil, context.Cause(ctx)
 		}
 	}
-	cancel := topdown.NewCancel()
+	cancel := &brake{}
+	deadline := time.Now().Add(e.limit)
+	timer.Reset(min(e.limit, sampleEvery))
 	done := make(chan outcome, 1)
 	go func() {
 		defer func() { <-w.slots }()
@@ -133,21 +141,48 @@ func (w *watchdog) evaluate(ctx context.Context, e evaluation) ([]ast.Value, []t
 		done <- w.run(ctx, e, cancel)
 	}()
 	var reason error
-	select {
-	case o := <-done:
-		return o.values, o.errs, o.err
-	case <-timer.C:
-		reason = fmt.Errorf("%w (%s)", errLate, e.limit)
-	case <-ctx.Done():
-		reason = fmt.Errorf("the request ended first: %w", context.Cause(ctx))
+	for reason == nil {
+		select {
+		case o := <-done:
+			return o.values, o.errs, o.err
+		case now := <-timer.C:
+			switch {
+			case !now.Before(deadline):
+				reason = fmt.Errorf("%w (%s)", errLate, e.limit)
+			case crowded():
+				reason = errMemory
+			default:
+				timer.Reset(min(deadline.Sub(now), sampleEvery))
+			}
+		case <-ctx.Done():
+			reason = fmt.Errorf("the request ended first: %w", context.Cause(ctx))
+		}
 	}
 	cancel.Cancel()
 	timer.Reset(grace)
 	select {
 	case <-done:
 	case <-timer.C:
+		e.leave(done)
 	}
 	return nil, nil, reason
+}
+
+// leave counts the evaluation as left behind until it is done.
+func (e *evaluation) leave(done <-chan outcome) {
+	counts := []*atomic.Int32{&behind}
+	if e.behind != nil {
+		counts = append(counts, e.behind)
+	}
+	for _, count := range counts {
+		count.Add(1)
+	}
+	go func() {
+		<-done
+		for _, count := range counts {
+			count.Add(-1)
+		}
+	}()
 }
 
 // stackRoom is what the built-in rules need and what the compiler still leaves on the stack.
@@ -173,6 +208,7 @@ func (w *watchdog) run(ctx context.Context, e evaluation, cancel topdown.Cancel)
 		}
 	}()
 	cache, _ := w.caches.Get().(*virtualCache)
+	cache.tooLarge = cancel.Cancel
 	o.err = topdown.NewQuery(e.query.body).
 		WithQueryCompiler(e.query.queries).
 		WithCompiler(e.query.compiler).
@@ -192,6 +228,9 @@ func (w *watchdog) run(ctx context.Context, e evaluation, cancel topdown.Cancel)
 			}
 			return nil
 		})
+	if cache.exceeded {
+		o = outcome{err: errLarge}
+	}
 	cache.reset()
 	w.caches.Put(cache) // not after a panic: who knows in what state it is
 	return o

@@ -85,6 +85,8 @@ func run(ctx context.Context, args []string, p process) error {
 	log := slog.New(logHandler)
 	p.adoptLoggers(logHandler)
 
+	limit := limitMemory(os.DirFS("/"))
+
 	params, sources, err := readPolicy(opts)
 	if err != nil {
 		return err
@@ -94,7 +96,7 @@ func run(ctx context.Context, args []string, p process) error {
 		return err
 	}
 	log.LogAttrs(ctx, slog.LevelInfo, "starting", slog.String("version", version), slog.String("revision", engine.Revision()),
-		slog.Int("customRuleFiles", len(sources)), slog.Bool("standalone", opts.standalone))
+		slog.Int("customRuleFiles", len(sources)), slog.Int64("memoryLimit", limit), slog.Bool("standalone", opts.standalone))
 	own := newMetrics(version, engine.Revision())
 	if err = ctrlmetrics.Registry.Register(own); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)

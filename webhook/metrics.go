@@ -2,6 +2,8 @@ package main
 
 import (
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,8 +30,15 @@ type metrics struct {
 	vettings   *prometheus.CounterVec // operation, allowed
 	bypasses   *prometheus.CounterVec // allowed
 	unlogged   prometheus.Counter     // decisions that the decision log dropped
+	behind     prometheus.GaugeFunc   // rules that do not stop
 	all        []prometheus.Collector
+
+	mu     sync.Mutex
+	custom map[string]bool // ids of custom rules that are labels
 }
+
+// maxCustomLabels bounds the series for custom rules, which name themselves.
+const maxCustomLabels = 1000
 
 func newMetrics(version, revision string) *metrics {
 	m := &metrics{
@@ -91,10 +100,15 @@ func newMetrics(version, revision string) *metrics {
 			Help: "Decisions that the decision log lacks, as too many waited or a write failed.",
 		}),
 	}
+	m.behind = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ip_masq_guard_rules_left_behind",
+		Help: "Compilations and evaluations of rules that were told to stop and have not.",
+	}, func() float64 { return float64(policy.LeftBehind()) })
+	m.custom = map[string]bool{}
 	m.version = version
 	m.all = []prometheus.Collector{
 		m.decisions, m.findings, m.refused, m.unjudged, m.panics, m.evaluation,
-		m.ranges, m.podless, m.serviceAPI, m.info, m.ruleSets, m.vettings, m.bypasses, m.unlogged,
+		m.ranges, m.podless, m.serviceAPI, m.info, m.ruleSets, m.vettings, m.bypasses, m.unlogged, m.behind,
 	}
 	m.info.WithLabelValues(version, revision).Set(1)
 	// Series exist from the start, so that a rate sees the first increase.
@@ -136,8 +150,24 @@ func (m *metrics) decided(operation policy.Operation, decision policy.Decision, 
 		if finding.Failed {
 			action = "failed"
 		}
-		m.findings.WithLabelValues(finding.Rule, action).Inc()
+		m.findings.WithLabelValues(m.label(finding), action).Inc()
 	}
+}
+
+// label is the id of a rule, or its package when there are too many.
+func (m *metrics) label(finding policy.Finding) string {
+	if !finding.Custom() {
+		return finding.Rule
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.custom[finding.Rule] && len(m.custom) >= maxCustomLabels {
+		if i := strings.LastIndexByte(finding.Rule, '/'); i > 0 {
+			return finding.Rule[:i]
+		}
+	}
+	m.custom[finding.Rule] = true
+	return finding.Rule
 }
 
 // vetted counts a judgement on a rule set.
