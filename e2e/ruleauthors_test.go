@@ -227,7 +227,9 @@ func TestRuleSetObjects(t *testing.T) {
 	}
 
 	// A name that the API server chooses; an object that cannot change; binary data.
-	generated := func(text string) string { return strings.Replace(text, `"name":"payments"`, `"generateName":"payments-"`, 1) }
+	generated := func(text string) string {
+		return strings.Replace(text, `"name":"payments"`, `"generateName":"payments-"`, 1)
+	}
 	if got := k.run(t.Context(), generated(bad), "create", "-f", "-"); got.exit == 0 || !strings.Contains(got.stderr, "undefined ref: input.confg") {
 		t.Errorf("a bad one with generateName: %s", got)
 	}

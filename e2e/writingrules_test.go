@@ -153,26 +153,26 @@ func TestWritingRulesForCI(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
 		cmd.Dir = dir
 		cmd.Env = []string{"PATH=" + path + string(os.PathListSeparator) + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C"}
-		text, err := cmd.CombinedOutput()
-		return string(text), err
+		text, failure := cmd.CombinedOutput()
+		return string(text), failure
 	}
-	if out, err := shell("kubectl masq new rule no-public --team payments --dir rules && echo '{}' > rules/data.json"); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if out, failure := shell("kubectl masq new rule no-public --team payments --dir rules && echo '{}' > rules/data.json"); failure != nil {
+		t.Fatalf("%v\n%s", failure, out)
 	}
 	sample, err := os.ReadFile("../policy/samples/typical.input.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "typical.input.json"), sample, 0o600); err != nil {
+	if err = os.WriteFile(filepath.Join(dir, "typical.input.json"), sample, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	lines := 0
 	for _, block := range fenced.FindAllStringSubmatch(inCI, -1) {
 		for line := range strings.Lines(block[3]) {
 			lines++
-			out, err := shell(line)
-			if err != nil {
-				t.Errorf("%s: %v\n%s", strings.TrimSpace(line), err, out)
+			out, failure := shell(line)
+			if failure != nil {
+				t.Errorf("%s: %v\n%s", strings.TrimSpace(line), failure, out)
 			}
 			for tool, want := range map[string]string{"opa test": "PASS: 3/3\n", "opa eval": `"value": []`, "conftest": "1 test, 1 passed, 0 warnings, 0 failures"} {
 				if strings.HasPrefix(line, tool) && !strings.Contains(out, want) {

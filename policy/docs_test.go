@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -188,5 +189,70 @@ func typeInWords(t *testing.T, schema *yaml.Node) string {
 	default:
 		t.Errorf("a schema of type %q at line %d is not handled", kind, schema.Line)
 		return kind
+	}
+}
+
+// ruleSection is a section of docs/rules.md on one rule, with its first example.
+var ruleSection = regexp.MustCompile("(?ms)^## ([a-z][a-z0-9-]+)\n\nDefault action: \\*\\*(deny|warn)\\*\\*(.*?)```(\\w+)\n(.*?)^```$")
+
+// TestRuleExamples judges the examples of docs/rules.md in the cluster that it names: each is
+// found by the rule that it is an example for, with the action that the section tells.
+func TestRuleExamples(t *testing.T) {
+	text, err := os.ReadFile("../docs/rules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster := NewCluster(ranges("params", "192.168.0.0/24"), ranges("params", "10.244.0.0/16"), ranges("params", "10.96.0.0/12"))
+	params := map[string]string{"agents-agree": "consumer: cilium"}
+	judged := map[string]bool{}
+	for _, section := range ruleSection.FindAllStringSubmatch(string(text), -1) {
+		id, action, kind, example := section[1], section[2], section[4], section[5]
+		request := update(example)
+		switch {
+		case kind == "console" && strings.HasPrefix(example, "$ kubectl delete "):
+			request.Operation, request.Object = Delete, nil
+		case kind != "yaml":
+			continue
+		case strings.HasPrefix(example, "rules:\n"): // of params: what breaks the bound is too long to show
+			judged[id] = true
+			if p, err := ParseParams([]byte(example)); err != nil || p.Rules[id] == (RuleParams{}) {
+				t.Errorf("%s: the example has no params of it (%v):\n%s", id, err, example)
+			}
+			continue
+		case strings.HasPrefix(example, "data:\n"):
+			if err := yaml.Unmarshal([]byte(example), request.Object); err != nil {
+				t.Fatal(err)
+			}
+		}
+		judged[id] = true
+		var found []string
+		for _, f := range engine(t, params[id]).Decide(t.Context(), request, cluster).Findings {
+			found = append(found, string(f.Action)+" "+f.Rule)
+		}
+		if !slices.Contains(found, action+" "+id) {
+			t.Errorf("%s: the example is no example of it:\n%s\nfound %q", id, example, found)
+		}
+	}
+	for _, id := range append(builtinIDs(), ruleLoads) {
+		if !judged[id] {
+			t.Errorf("%s has no example", id)
+		}
+	}
+}
+
+// TestRuleOfYourOwn compiles the rule at the end of docs/rules.md, which finds what it says.
+func TestRuleOfYourOwn(t *testing.T) {
+	text, err := os.ReadFile("../docs/rules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)```rego\n(.*?)```").FindSubmatch(text)
+	if block == nil {
+		t.Fatal("docs/rules.md shows no rule")
+	}
+	e := engine(t, "", Source{Name: "own.rego", Text: block[1]})
+	got := told(e.Decide(t.Context(), update("nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16, 198.51.0.0/16]\n"), smallCluster()))
+	if want := "198.51.0.0/16 spares the partners, who know nodes only; leave 198.51.100.0/24 out [payments/partners-masqueraded]"; !strings.Contains(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -92,7 +92,7 @@ func (v Vetting) VetUntested(ctx context.Context, set []Source) (engine *Engine,
 	complaints = append(complaints, twice(modules)...)
 	failing := tried(ctx, engine, modules)
 	complaints = append(complaints, failing...)
-	complaints = append(complaints, v.replayed(ctx, engine, len(failing) > 0)...)
+	complaints = append(complaints, v.replayed(ctx, engine, failing)...)
 	return engine, located(complaints, set)
 }
 
@@ -407,9 +407,9 @@ func tried(ctx context.Context, engine *Engine, modules map[string]*ast.Module) 
 	return complaints
 }
 
-// replayed tells what would deny the stored configuration that is approved now. Of what
-// fails on samples too those tell.
-func (v Vetting) replayed(ctx context.Context, engine *Engine, failing bool) []Complaint {
+// replayed tells what would deny the stored configuration that is approved now. Where rules
+// are failing on samples, nothing more is told of rules that fail.
+func (v Vetting) replayed(ctx context.Context, engine *Engine, failing []Complaint) []Complaint {
 	if v.Live == nil {
 		return nil
 	}
@@ -418,7 +418,7 @@ func (v Vetting) replayed(ctx context.Context, engine *Engine, failing bool) []C
 	}
 	var complaints []Complaint
 	for _, f := range engine.Decide(ctx, *v.Live, v.Cluster).Findings {
-		if f.Action != Deny || f.Failed && failing {
+		if f.Action != Deny || f.Failed && len(failing) > 0 {
 			continue
 		}
 		complaints = append(complaints, Complaint{
