@@ -211,6 +211,7 @@ func newRule(name, team, directory string, std streams) error {
 type evalOptions struct {
 	manifestOptions
 	rangeOptions
+	readingOptions
 	file       string
 	params     string
 	policyDirs []string
@@ -263,6 +264,7 @@ func evalCommand(std streams) *cobra.Command {
 	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
 	opts.rangeOptions.add(flags)
+	opts.readingOptions.add(flags)
 	opts.manifestOptions.add(flags)
 	return command
 }
@@ -275,6 +277,7 @@ func eval(command *cobra.Command, opts evalOptions, rule string, std streams) er
 	if err != nil {
 		return err
 	}
+	params = opts.into(params)
 	sources, err := policy.ReadSources(opts.policyDirs...)
 	if err != nil {
 		return err
@@ -282,6 +285,12 @@ func eval(command *cobra.Command, opts evalOptions, rule string, std streams) er
 	request, cluster, err := opts.write(params, command.Flags().Changed, std.in)
 	if err != nil {
 		return err
+	}
+	if request.Object != nil && !params.ConfigDirectory {
+		text, _ := (&document{configMap: request.Object}).text(policy.ConfigKey)
+		if _, problems := params.Consumer.Parse(text); anyFatal(problems) {
+			_, _ = fmt.Fprintln(std.err, "note: the configuration does not load, so input.config is null; check tells why") // the work is done all the same
+		}
 	}
 	engine, err := policy.New(command.Context(), params, sources)
 	if err != nil {

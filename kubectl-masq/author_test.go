@@ -159,6 +159,18 @@ func TestEval(t *testing.T) {
 	}
 }
 
+// TestEvalOfNothing says why a rule sees nothing.
+func TestEvalOfNothing(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(config, []byte("nonMasqueradeCIDRs: ["), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, exit := masq(t, "eval", "no-duplicate", "--raw", "-f", config)
+	if exit != 0 || !strings.HasSuffix(stdout, " = set()\n") || stderr != "note: the configuration does not load, so input.config is null; check tells why\n" {
+		t.Errorf("exit %d: %s%s", exit, stdout, stderr)
+	}
+}
+
 // TestEmbedded prints what stock tools read.
 func TestEmbedded(t *testing.T) {
 	for _, tt := range []struct{ args, file string }{

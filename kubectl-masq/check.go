@@ -24,6 +24,7 @@ const maxInput = 16 << 20
 type checkOptions struct {
 	manifestOptions
 	rangeOptions
+	readingOptions
 	files      []string
 	params     string
 	policyDirs []string
@@ -78,6 +79,7 @@ JSON output of one file with one such ConfigMap is one object:
                               text, message, hint, docs; exact is false where only the begin of the value is known,
                               and valueLine and valueColumn then count inside the value; failed: the rule itself failed
   effect                      against the agents' defaults: known, nowMasqueraded[], noLongerMasqueraded[], omitted
+  nodeEffects[]               where it is another on nodes that overrides are for: selector, and what effect has; absent without any
 Of several, or of a directory, it is one object with allowed, passedOver (how many other objects) and reports[], each as above.
 
 sarif is SARIF 2.1.0, as GitHub's code scanning takes it; github prints workflow commands, which mark the lines of a pull
@@ -101,6 +103,7 @@ func checkCommand(std streams) *cobra.Command {
 	flags.StringArrayVarP(&opts.files, "file", "f", nil, "manifest `file`, or directory of them; - reads standard input; may be given more than once")
 	addOutput(command, &opts.output, "text", "json", "sarif", "github", "junit")
 	opts.rangeOptions.add(flags)
+	opts.readingOptions.add(flags)
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
 	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")
 	opts.manifestOptions.add(flags)
@@ -157,7 +160,7 @@ func judge(ctx context.Context, opts checkOptions, given func(flag string) bool,
 	if err != nil {
 		return verdicts{}, err
 	}
-	engine, err := policy.New(ctx, params, sources)
+	engine, err := policy.New(ctx, opts.into(params), sources)
 	if err != nil {
 		return verdicts{}, err
 	}
@@ -216,7 +219,8 @@ func (o rangeOptions) readRanges(params policy.Params, given func(flag string) b
 	return known, errors.Join(wrong...)
 }
 
-// nameFlags adds to what the webhook says of unknown ranges how to state them here.
+// nameFlags adds to what the webhook says of unknown ranges, and of agents without IPv6,
+// how to state here what is so.
 func nameFlags(findings []policy.Finding, known ranges) {
 	unknown := map[string]string{}
 	for _, kind := range []struct {
@@ -234,6 +238,9 @@ func nameFlags(findings []policy.Finding, known ranges) {
 	for i := range findings {
 		if flag, ok := unknown[findings[i].Rule]; ok && findings[i].Hint != "" {
 			findings[i].Hint += "; here, state them with " + flag
+		}
+		if findings[i].Rule == "ipv6-enabled" && strings.Contains(findings[i].Hint, "agent.ipv6") {
+			findings[i].Hint += "; here, say --enable-ipv6"
 		}
 	}
 }

@@ -20,7 +20,6 @@ import (
 type winBridgeOptions struct {
 	file string
 	checkOptions
-	agentOptions
 	into  string
 	force bool
 }
@@ -78,7 +77,7 @@ func winBridgeCommand(std streams) *cobra.Command {
 	flags.StringVar(&opts.into, "into", "", "CNI configuration `file`, .conf or .conflist, to edit; it is replaced in one step")
 	flags.StringVarP(&opts.output, "output", "o", "", "`file` to write instead, - is standard output; the one of --into stays as it is")
 	flags.BoolVar(&opts.force, "force", false, "write a configuration that the rules refuse, too")
-	flags.BoolVar(&opts.reserved, "nomasq-all-reserved-ranges", false, "the agents run with this flag")
+	opts.readingOptions.add(flags)
 	opts.rangeOptions.add(flags)
 	flags.StringVar(&opts.params, "params", "", "params `file`, as the webhook has it")
 	flags.StringArrayVar(&opts.policyDirs, "policy-dir", nil, "`directory` of custom rules; may be given more than once")
@@ -115,8 +114,9 @@ func exportWinBridge(ctx context.Context, opts winBridgeOptions, given func(flag
 		return err
 	}
 	// IPv6 ranges do not refuse a list for Windows: they are left out.
-	opts.ipv6 = true
-	treated, err := opts.treat(input, params, nil)
+	agents := agentOptions{readingOptions: opts.readingOptions}
+	agents.ipv6 = true
+	treated, err := agents.treat(input, params, nil)
 	if err != nil {
 		return err
 	}

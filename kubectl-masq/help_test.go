@@ -5,9 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 )
 
@@ -15,6 +18,8 @@ import (
 // its JSON has.
 func TestHelp(t *testing.T) {
 	commands := 0
+	var document strings.Builder
+	document.WriteString(documentHead)
 	var look func(command *cobra.Command)
 	look = func(command *cobra.Command) {
 		for _, below := range command.Commands() {
@@ -28,6 +33,7 @@ func TestHelp(t *testing.T) {
 		if exit != 0 || stderr != "" || !strings.HasPrefix(stdout, command.Long) {
 			t.Errorf("%s --help: exit %d: %s%s", command.CommandPath(), exit, stdout, stderr)
 		}
+		document.WriteString("\n## " + command.CommandPath() + "\n\n```\n" + stdout + "```\n")
 		want := []string{"Exit codes: 0 ", "2 wrong usage", "Examples:\n"}
 		if output := command.Flag("output"); output != nil && strings.Contains(output.Usage, "json") {
 			want = append(want, "JSON output")
@@ -46,6 +52,74 @@ func TestHelp(t *testing.T) {
 	look(rootCommand(streams{out: &bytes.Buffer{}, err: &bytes.Buffer{}}))
 	if commands != 14 {
 		t.Errorf("%d commands", commands)
+	}
+	const file = "../docs/kubectl-masq.md"
+	if *update {
+		if err := os.WriteFile(file, []byte(document.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(document.String(), string(text)); diff != "" {
+		t.Errorf("%s differs from the help, -update rewrites it (-want +got):\n%s", file, diff)
+	}
+}
+
+const documentHead = `# kubectl masq
+
+What ` + "`--help`" + ` of each command says: a test keeps this page so. Put ` + "`bin/kubectl-masq`" + ` on the PATH, and
+` + "`bin/kubectl_complete-masq`" + ` beside it for the completion of ` + "`kubectl masq`" + `.
+
+Exit codes mean the same everywhere: 0 approved, or nothing to tell; 1 violations, a configuration that does not load, a difference,
+something odd; 2 wrong usage, or input that cannot be read. With 2 the standard error says why, and nothing on the standard output is to be
+relied on. JSON goes to the standard output alone; its fields may become more, but none goes away or changes its meaning.
+`
+
+// TestJSONIsDocumented wants every field of what transcripts show in the help.
+func TestJSONIsDocumented(t *testing.T) {
+	for command, transcripts := range map[string][]string{
+		"check":       {"refused-json", "several-json", "overrides-json"},
+		"explain":     {"explain-json", "explain-overrides-json", "explain-files-json"},
+		"diff":        {"diff-json", "diff-overrides-json"},
+		"portability": {"portability-json", "portability-files-json"},
+		"status":      {"status-json", "status-odd-json"},
+		"replay":      {"replay-json"},
+		"test":        {"test-json"},
+		"eval":        {"eval-json"},
+	} {
+		help, _, _ := masq(t, command, "--help")
+		_, help, _ = strings.Cut(help, "JSON output")
+		help, _, _ = strings.Cut(help, "Usage:")
+		words := strings.FieldsFunc(help, func(r rune) bool { return !unicode.IsLetter(r) && r != '_' })
+		seen := map[string]bool{}
+		var look func(value any)
+		look = func(value any) {
+			switch value := value.(type) {
+			case map[string]any:
+				for key, below := range value {
+					if !seen[key] && !slices.Contains(words, key) {
+						t.Errorf("%s --help does not tell of %q", command, key)
+					}
+					seen[key] = true
+					look(below)
+				}
+			case []any:
+				for _, below := range value {
+					look(below)
+				}
+			}
+		}
+		for _, name := range transcripts {
+			var value any
+			readJSON(t, filepath.Join("testdata", name+".golden"), &value)
+			look(value)
+		}
+		if len(seen) < 3 {
+			t.Errorf("%s: %d fields", command, len(seen))
+		}
 	}
 }
 

@@ -70,6 +70,10 @@ func TestCheck(t *testing.T) {
 		{name: "long-line", args: "--raw -f - " + known, stdin: "nonMasqueradeCIDRs: [" + strings.Repeat("10.0.0.0/8, ", 40) + "10.0.0.1/8" + strings.Repeat(", 10.0.0.0/8", 20) + "]\n", exit: 1},
 		{name: "colours", args: "--raw -f -", stdin: "nonMasqueradeCIDRs: [10.0.0.1/8]\n", colour: true, exit: 1},
 		{name: "stream", args: "- " + known, stdin: helmOutput(t), exit: 0},
+		{name: "ipv6", args: "--raw -f - --node-cidrs= --pod-cidrs= --service-cidrs=", stdin: "nonMasqueradeCIDRs: [\"fd00::/8\"]\n", exit: 1},
+		{name: "ipv6-enabled", args: "--raw -f - --enable-ipv6 --node-cidrs= --pod-cidrs= --service-cidrs=", stdin: "nonMasqueradeCIDRs: [\"fd00::/8\"]\n"},
+		{name: "files", args: "-f testdata/files.yaml --config-dir " + known, exit: 1},
+		{name: "byte-order-mark", args: "-f - " + known, stdin: "\ufeffkind: ConfigMap\r\nmetadata:\r\n  name: ip-masq-agent\r\ndata:\r\n  config: |\r\n    nonMasqueradeCIDRs:\r\n    - 10.0.0.1/8\r\n", exit: 1},
 		{name: "several", args: "-f testdata/approved.yaml testdata/clusters " + known, exit: 1},
 		{name: "several-json", args: "testdata/clusters -o json " + known, exit: 1},
 		{name: "several-sarif", args: "testdata/clusters -o sarif " + known, exit: 1},
@@ -250,6 +254,11 @@ func TestUnusable(t *testing.T) {
 		{name: "explain two", args: "explain 1.2.3.4 1.2.3.5 -f -", want: `one argument is wanted, an address, such as 192.168.3.4; "1.2.3.5" is too much`},
 		{name: "explain a CIDR", args: "explain 10.0.0.0/8 -f -", want: `"10.0.0.0/8" is not an IP address; write one such as 192.168.3.4 or fd00::1`},
 		{name: "explain from another family", args: "explain 10.0.0.1 --from fd00::1 -f -", want: `--from "fd00::1" is not an address of the family of 10.0.0.1`},
+		{
+			name: "explain IPv6", args: "explain fd00::1 --raw -f -", stdin: "nonMasqueradeCIDRs: [\"fd00::/8\"]\n",
+			want: "the configuration does not load; check tells how to mend it:\n<stdin>:1:22: \"fd00::/8\" is an IPv6 range, but the agent runs without IPv6, so it refuses the whole text\n" +
+				"if the agents run with --enable-ipv6, say so with this flag\n",
+		},
 		{
 			name: "explain what does not load", args: "explain 10.0.0.1 --raw -f -", stdin: "nonMasqueradeCIDRs:\n- 10.0.0.1/8\n",
 			want: "the configuration does not load; check tells how to mend it:\n<stdin>:2:3: \"10.0.0.1/8\" ",

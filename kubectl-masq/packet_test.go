@@ -45,7 +45,7 @@ func TestExplainAgreesWithPackets(t *testing.T) {
 	}
 	told := map[verdict]int{}
 	for n := range packetConfigs {
-		flags := agentOptions{ipv6: random.IntN(4) > 0, reserved: random.IntN(6) == 0}
+		flags := agentOptions{readingOptions: readingOptions{ipv6: random.IntN(4) > 0, reserved: random.IntN(6) == 0}}
 		if random.IntN(4) == 0 {
 			flags.sources = []string{"10.244.0.0/16", "fd00:10:244::/48"}[:1+random.IntN(2)]
 		}

@@ -96,11 +96,10 @@ func foreignAgents() []foreignAgent {
 // portabilityOptions are the flags of portability.
 type portabilityOptions struct {
 	manifestOptions
-	file           string
-	reserved, ipv6 bool
-	directory      bool
-	agents         []string
-	output         string
+	file string
+	readingOptions
+	agents []string
+	output string
 }
 
 const portabilityExamples = `  # May this file move to GKE, AKS or Cilium?
@@ -143,10 +142,8 @@ func portabilityCommand(std streams) *cobra.Command {
 	flags.StringVarP(&opts.file, "file", "f", "", "manifest `file`; - reads standard input")
 	addOutput(command, &opts.output, "text", "json")
 	flags.StringSliceVar(&opts.agents, "agents", nil, "these `agents` alone: upstream, gke, azure, cilium")
-	flags.BoolVar(&opts.reserved, "nomasq-all-reserved-ranges", false, "the agents run with this flag")
-	flags.BoolVar(&opts.ipv6, "enable-ipv6", false, "the agents run with this flag")
-	flags.BoolVar(&opts.directory, "config-dir", false, "this project's agents run with this flag, and merge every key that begins with "+config.FilePrefix)
-	opts.add(flags)
+	opts.readingOptions.add(flags)
+	opts.manifestOptions.add(flags)
 	var names []string
 	for _, agent := range foreignAgents() {
 		names = append(names, agent.name)
@@ -365,7 +362,7 @@ func (a foreignAgent) view(files []config.File, flags config.Options, ours []rul
 			})
 		}
 	}
-	if a.anyOrder && len(c.NonMasquerade) > 1 {
+	if a.anyOrder && v.Fate == loads && len(c.NonMasquerade) > 1 {
 		v.add(departure{fate: loads}, remark{Message: "its rules have another order at each pass, with the same meaning"})
 	}
 	if !known || v.Fate != loads {

@@ -152,6 +152,9 @@ func replayed(ctx context.Context, engine *policy.Engine, log io.Reader) (replay
 			Added: append([]policy.LogFinding{}, added...), Gone: append([]policy.LogFinding{}, gone...),
 		})
 	}
+	if errors.Is(lines.Err(), bufio.ErrTooLong) {
+		return replayReport{}, fmt.Errorf("reading the log: line %d has more than %d bytes", report.Decisions+report.Masked+report.Other+1, maxInput)
+	}
 	if err := lines.Err(); err != nil {
 		return replayReport{}, fmt.Errorf("reading the log: %w", err)
 	}

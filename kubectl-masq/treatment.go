@@ -17,19 +17,35 @@ import (
 	"github.com/ip-masq-guard/ip-masq-guard/policy"
 )
 
-// agentOptions are the flags of the agents that decide how a configuration treats
-// traffic, by the agents' own names.
+// readingOptions are the flags of the agents that decide what a configuration means, by
+// the agents' own names.
+type readingOptions struct{ reserved, ipv6, directory bool }
+
+func (o *readingOptions) add(flags *pflag.FlagSet) {
+	flags.BoolVar(&o.reserved, "nomasq-all-reserved-ranges", false, "the agents run with this flag")
+	flags.BoolVar(&o.ipv6, "enable-ipv6", false, "the agents run with this flag")
+	flags.BoolVar(&o.directory, "config-dir", false, "the agents run with this flag, and merge every key that begins with "+config.FilePrefix)
+}
+
+// into are params that state these flags too.
+func (o readingOptions) into(params policy.Params) policy.Params {
+	params.Agent.ReservedRanges = params.Agent.ReservedRanges || o.reserved
+	params.Agent.IPv6 = params.Agent.IPv6 || o.ipv6
+	params.ConfigDirectory = params.ConfigDirectory || o.directory
+	return params
+}
+
+// agentOptions are those, and the flags that decide how a configuration treats traffic.
 type agentOptions struct {
-	reserved, ipv6, multicast bool
-	directory                 bool
-	sources, interfaces       []string
+	readingOptions
+
+	multicast           bool
+	sources, interfaces []string
 }
 
 func (o *agentOptions) add(flags *pflag.FlagSet) {
-	flags.BoolVar(&o.reserved, "nomasq-all-reserved-ranges", false, "the agents run with this flag")
-	flags.BoolVar(&o.ipv6, "enable-ipv6", false, "the agents run with this flag")
+	o.readingOptions.add(flags)
 	flags.BoolVar(&o.multicast, "nomasq-multicast", false, "the agents run with this flag")
-	flags.BoolVar(&o.directory, "config-dir", false, "the agents run with this flag, and merge every key that begins with "+config.FilePrefix)
 	flags.StringSliceVar(&o.sources, "source-cidrs", nil, "the agents run with this flag and these `CIDRs`")
 	flags.StringSliceVar(&o.interfaces, "out-interfaces", nil, "the agents run with this flag and these `names`")
 }
@@ -64,16 +80,14 @@ func (o agentOptions) treat(document *document, params policy.Params, node map[s
 	if err != nil {
 		return nil, fmt.Errorf("--source-cidrs: %w", err)
 	}
+	params = o.into(params)
 	t := &treatment{
 		document: document,
-		flags: params.Consumer.Flags(config.Options{
-			ReservedRanges: o.reserved || params.Agent.ReservedRanges,
-			IPv6:           o.ipv6 || params.Agent.IPv6,
-		}),
-		rules: ruleset.Options{Sources: sources, Interfaces: o.interfaces, SpareMulticast: o.multicast},
+		flags:    params.Consumer.Flags(params.Agent),
+		rules:    ruleset.Options{Sources: sources, Interfaces: o.interfaces, SpareMulticast: o.multicast},
 	}
 	var problems []config.Problem
-	if o.directory || params.ConfigDirectory {
+	if params.ConfigDirectory {
 		problems, err = t.readFiles()
 	} else {
 		problems, err = t.readKey(params.Consumer)
@@ -92,6 +106,9 @@ func (o agentOptions) treat(document *document, params policy.Params, node map[s
 				}
 				errs = append(errs, fmt.Errorf("%s%s: %s", document.file, at.suffix(), printable(message)))
 			}
+		}
+		if !t.flags.IPv6 && slices.ContainsFunc(problems, func(p config.Problem) bool { return p.Code == config.CodeIPv6Disabled }) {
+			errs = append(errs, errors.New("if the agents run with --enable-ipv6, say so with this flag"))
 		}
 		return nil, fmt.Errorf("the configuration does not load; check tells how to mend it:\n%w", errors.Join(errs...))
 	}
