@@ -5,8 +5,6 @@ import (
 	"compress/gzip"
 	"fmt"
 	"log/slog"
-	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -196,57 +194,5 @@ func TestUnpackRefuses(t *testing.T) {
 	}
 	if sets, err := unpack(nil); sets != nil || err != nil {
 		t.Errorf("of nothing: %v, %v", sets, err)
-	}
-}
-
-// TestReloadsDoNotGrow changes one of several sets many times, and looks at what is left.
-func TestReloadsDoNotGrow(t *testing.T) {
-	const warm, reloads = 5, 40 // an engine that stayed would be some hundred kilobytes
-	w := newTestWatch(t)
-	sets := map[string]ruleSet{"register": {"data.json": `{"register": ["10.0.0.0/8"]}`}}
-	for i := range 4 {
-		name := fmt.Sprintf("team%02d", i)
-		sets[name] = teamRules(name, "said by "+name)
-	}
-	live := func(first, count int) uint64 {
-		for i := range count {
-			reload(t, w, sets, first+i)
-		}
-		runtime.GC()
-		runtime.GC() // what pools held is free after the second
-		var stats runtime.MemStats
-		runtime.ReadMemStats(&stats)
-		return stats.HeapAlloc
-	}
-	before := live(0, warm)
-	goroutines := runtime.NumGoroutine()
-	after := live(warm, reloads)
-	t.Logf("%d bytes after %d reloads, %d after %d more", before, warm, after, reloads)
-	if after > before+1<<20 {
-		t.Errorf("the heap grew from %d to %d bytes in %d reloads", before, after, reloads)
-	}
-	if now := runtime.NumGoroutine(); now > goroutines+2 {
-		t.Errorf("%d goroutines, then %d", goroutines, now)
-	}
-}
-
-// reload puts another version of the set team00 in force, which then decides.
-func reload(t *testing.T, w *ruleWatch, sets map[string]ruleSet, version int) {
-	t.Helper()
-	says := fmt.Sprintf("said by version %d", version)
-	changed := maps.Clone(sets)
-	changed["team00"] = teamRules("team00", says)
-	engine, statuses, chosen := w.choose(t.Context(), changed, *w.inForce.Load())
-	for _, s := range statuses {
-		if s.State != setInForce {
-			t.Fatalf("%s is %s: %q", s.Name, s.State, s.Errors)
-		}
-	}
-	w.engine.Store(engine)
-	w.inForce.Store(&chosen)
-	w.metrics.rulesInForce(engine.Revision(), statuses)
-	req := policy.Request{Operation: policy.Update, Namespace: "kube-system", Name: "ip-masq-agent"}
-	if d := w.Decide(t.Context(), req, policy.NewCluster(nil, nil, nil)); !strings.Contains(d.Message(), says) {
-		t.Fatalf("version %d does not decide: %s", version, d.Message())
 	}
 }
