@@ -76,6 +76,26 @@ func TestKubectlPluginLive(t *testing.T) {
 	if changed.exit != 1 || !strings.Contains(changed.stdout, "192.168.0.0/16  65,536 addresses  node range 192.168.1.11/32 (Node worker-1)") {
 		t.Errorf("diff: %s", changed)
 	}
+	k.must(t, "", "label", "node", "worker-1", "plugin-test=edge")
+	t.Cleanup(func() { k.must(t, "", "label", "node", "worker-1", "plugin-test-") })
+	overridden := "nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 192.168.0.0/16\nresyncInterval: 60s\nnodeOverrides:\n- matchLabels: {plugin-test: edge}\n  masqueradeCIDRs: [10.200.0.0/16]\n"
+	k.must(t, manifest(overridden), "replace", "-f", "-")
+	for _, tt := range []struct{ args, want string }{
+		{"", "10.200.0.1: not masqueraded"},
+		{"", "on nodes with plugin-test=edge: masqueraded"},
+		{"--node worker-1", "10.200.0.1: masqueraded"},
+		{"--node worker-1", "on this node nodeOverrides[0] holds, for nodes with plugin-test=edge (configmap kube-system/ip-masq-agent:6:3)"},
+	} {
+		on := k.run(t.Context(), "", append([]string{"masq", "explain", "10.200.0.1", "--live"}, strings.Fields(tt.args)...)...)
+		if on.exit != 0 || !strings.Contains(on.stdout, tt.want) {
+			t.Errorf("explain %s, and not %q: %s", tt.args, tt.want, on)
+		}
+	}
+	nowhere := k.run(t.Context(), "", "masq", "explain", "10.200.0.1", "--live", "--node", "none-such")
+	if nowhere.exit != 2 || !strings.Contains(nowhere.stderr, `reading the labels of the node: nodes "none-such" not found`) {
+		t.Errorf("another node: %s", nowhere)
+	}
+
 	drawn := k.run(t.Context(), "", "masq", "map", "--live", "-o", "svg")
 	if drawn.exit != 0 || !strings.Contains(drawn.stdout, "configmap kube-system/ip-masq-agent") {
 		t.Errorf("map: %s", drawn)

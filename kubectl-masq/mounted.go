@@ -24,6 +24,7 @@ const defaultConfigPath = "/etc/config/ip-masq-agent"
 type stores struct {
 	get  func(namespace, name string) (*corev1.ConfigMap, error) // nil: there is none
 	node func(name string) map[string]string                     // the labels of a node; nil: not known
+	read map[string]*config.Config                               // what was read, by the agents' flags and the digest; nil: it does not load
 }
 
 // wanted is what the agent of a pod should have in force by what is stored.
@@ -66,20 +67,31 @@ func (s stores) wantedOf(pod *corev1.Pod) (wanted, error) {
 			w.from = append(w.from, from)
 		}
 	}
-	c, loads := config.Default(), true
+	read := func() (config.Config, bool) { return config.Default(), true }
 	switch {
-	case len(files) == 0: // the defaults
+	case len(files) == 0:
 	case directory:
 		w.digest = config.DigestFiles(files)
-		c, loads = readFiles(files, config.Options{IPv6: flags["enable-ipv6"] == "true", ReservedRanges: flags["nomasq-all-reserved-ranges"] == "true"})
+		read = func() (config.Config, bool) {
+			return readFiles(files, config.Options{IPv6: flags["enable-ipv6"] == "true", ReservedRanges: flags["nomasq-all-reserved-ranges"] == "true"})
+		}
 	default:
-		var problems []config.Problem
 		w.digest = config.Digest(files[0].Text)
-		c, problems = config.Parse(files[0].Text)
-		loads = !anyFatal(problems)
+		read = func() (config.Config, bool) {
+			c, problems := config.Parse(files[0].Text)
+			return c, !anyFatal(problems)
+		}
 	}
-	if loads {
-		w.settle(c, flags["node-labels-file"], v)
+	// Nearly all agents read the same.
+	id := fmt.Sprint(flags, w.digest)
+	if _, known := s.read[id]; !known {
+		s.read[id] = nil
+		if c, loads := read(); loads {
+			s.read[id] = &c
+		}
+	}
+	if c := s.read[id]; c != nil {
+		w.settle(*c, flags["node-labels-file"], v)
 	}
 	return w, nil
 }

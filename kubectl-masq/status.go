@@ -217,7 +217,7 @@ func askCluster(ctx context.Context, config *rest.Config, opts statusOptions, no
 	for i, pod := range webhooks {
 		s.Webhooks = append(s.Webhooks, webhookOf(pod, answers[i]))
 	}
-	stored := stores{get: storedConfigMaps(ctx, core, s.Stored.object), node: nodeLabels(ctx, core, notes)}
+	stored := stores{get: storedConfigMaps(ctx, core, s.Stored.object), node: nodeLabels(ctx, core, notes), read: map[string]*agentconfig.Config{}}
 	for i := range agents {
 		should, unknown := stored.wantedOf(&agents[i])
 		s.Agents = append(s.Agents, agentOf(agents[i], answers[len(webhooks)+i], should, unknown, opts.namespace+"/"+opts.name))

@@ -17,6 +17,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/ip-masq-guard/ip-masq-guard/agent/config"
 )
 
 // daemonSet is that of the agents in what the chart renders.
@@ -170,6 +172,7 @@ func TestWanted(t *testing.T) {
 					return object, nil
 				},
 				node: func(string) map[string]string { return tt.node },
+				read: map[string]*config.Config{},
 			}
 			got, err := stored.wantedOf(&pod)
 			if tt.unknown != "" {

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -47,21 +48,27 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// kubectl masq status --live asks every pod by way of the API server.
-func TestStatus(t *testing.T) {
-	p := need(t)
+// statusOf gives a function that runs kubectl masq status --live.
+func (p *product) statusOf(t *testing.T) func(args ...string) (string, error) {
+	t.Helper()
 	bin := t.TempDir()
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "kubectl-masq"), "./kubectl-masq")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the plugin: %v\n%s", err, out)
 	}
-	status := func(args ...string) (string, error) {
+	return func(args ...string) (string, error) {
 		command := p.KubectlCommand(t.Context(), append([]string{"masq", "status", "--live"}, args...)...)
 		command.Env = append(command.Env, "PATH="+bin+":"+os.Getenv("PATH"))
 		out, err := command.CombinedOutput()
 		return string(out), err
 	}
+}
+
+// kubectl masq status --live asks every pod by way of the API server.
+func TestStatus(t *testing.T) {
+	p := need(t)
+	status := p.statusOf(t)
 	p.restore(t)
 	var said string
 	eventually(t, followLimit, func(context.Context) (err error) {
@@ -95,4 +102,46 @@ func TestStatus(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Agents that merge several keys, and that have the labels of their pods, hold what is
+// stored, by a digest of their own.
+func TestStatusOfSeveralKeys(t *testing.T) {
+	p := need(t)
+	status := p.statusOf(t)
+	const values = "agent.ipv6=true,agent.maxUnavailable=100%"
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		if err := p.run(ctx, "upgrade", release, chart, "--reset-values", "--namespace", namespace, "--set", values, "--wait", "--timeout", "2m"); err != nil {
+			t.Error(err)
+		}
+		p.restore(t)
+	})
+	p.upgrade(t, "--set", values+",configMap.directory=true,agent.nodeLabels=pod")
+	several := `apiVersion: v1
+kind: ConfigMap
+metadata: {name: ip-masq-agent, namespace: kube-system}
+data:
+  ip-masq-agent: |
+    nonMasqueradeCIDRs: [10.0.0.0/8, "fd00:10::/32"]
+    nodeOverrides:
+    - matchLabels: {app.kubernetes.io/component: agent}
+      masqueradeCIDRs: [10.200.0.0/16]
+  ip-masq-agent-reconciled: |
+    nonMasqueradeCIDRs: [192.168.0.0/16]
+`
+	// A replica of before the upgrade goes on for its last ten seconds where the API
+	// server still has a connection to it, and wants the key config.
+	eventually(t, time.Minute, func(ctx context.Context) error {
+		_, err := p.Kubectl(ctx, several, "apply", "-f", "-")
+		return err
+	})
+	var said string
+	eventually(t, 2*followLimit, func(context.Context) (err error) {
+		if said, err = status("--all"); err != nil {
+			return fmt.Errorf("%w\n%s", err, said)
+		}
+		return nil
+	})
+	golden(t, "status-several-keys", said)
 }
