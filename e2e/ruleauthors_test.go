@@ -266,6 +266,28 @@ func TestRuleSetObjects(t *testing.T) {
 	i.refusedBy(t, strings.ReplaceAll(partnerConfig, "203.0.113.0/24", "198.7.9.0/24"), "198.7.9.0/24 is registered")
 	gone()
 
+	// A set that others need stays, and offers what they need.
+	needed := ruleSet(i.namespace, "register", "data.json", `{"register": ["198.7.9.0/24"]}`)
+	needs := ruleSet(i.namespace, "payments", "rule.rego", "# METADATA\n# title: Registered\npackage ipmasq.register\n\n"+
+		"deny contains $\"{range.cidr} is registered\" if {\n  some range in input.config.nonMasqueradeCIDRs\n  range.cidr in data.register\n}\n")
+	if got := k.run(t.Context(), needs, "create", "-f", "-"); got.exit == 0 ||
+		!strings.Contains(got.stderr, `data["rule.rego"]: line 7, column 22: undefined ref: data.register: no data.json has the key "register"`) {
+		t.Errorf("a set whose data is missing: %s", got)
+	}
+	k.must(t, needed, "create", "-f", "-")
+	untilSets(t, i.metrics, "register in-force")
+	k.must(t, needs, "create", "-f", "-")
+	i.refusedBy(t, strings.ReplaceAll(partnerConfig, "203.0.113.0/24", "198.7.9.0/24"), "198.7.9.0/24 is registered")
+	const broken = `other rules would not work any more: payments/rule.rego:7:22: undefined ref: data.register: no data.json has the key "register"`
+	for _, args := range [][]string{{"delete"}, {"label", "ip-masq-guard.io/policy-"}, {"patch", `--patch={"data": {"data.json": "{}"}}`}} {
+		if got := k.run(t.Context(), "", append([]string{args[0], "configmap", "register", "-n", i.namespace}, args[1:]...)...); got.exit == 0 || !strings.Contains(got.stderr, broken) {
+			t.Errorf("%s of a set that another needs: %s", args, got)
+		}
+	}
+	k.must(t, "", "delete", "configmap", "payments", "-n", i.namespace)
+	untilSets(t, i.metrics, "register in-force")
+	gone()
+
 	// What kustomize makes, and all of it deleted at once.
 	folder := t.TempDir()
 	for file, text := range map[string]string{

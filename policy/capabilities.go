@@ -121,6 +121,8 @@ func details(lines []string) string {
 			if counted {
 				line += ")"
 			}
+		case strings.HasPrefix(line, "left ") || strings.HasPrefix(line, "right "): // types that never match
+			line = strings.Join(strings.Fields(line), " ")
 		case strings.HasPrefix(line, "want: (") && counted:
 			line = lastArgument.ReplaceAllString(line, ")")
 		case !strings.HasPrefix(line, "want"):

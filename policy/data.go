@@ -83,6 +83,43 @@ func (p Params) join(sources []Source) (Params, error) {
 	return p, errors.Join(errs...)
 }
 
+// checkOwnParams tells of actions and exceptions in params files that are not for a rule in
+// the same directory or below it: those of other authors are not theirs to set.
+func checkOwnParams(sources []Source, custom map[string]*ast.Module) error {
+	var errs []error
+	for _, source := range sources {
+		if !isParams(source.Name) {
+			continue
+		}
+		own, err := ParseParams(source.Text)
+		if err != nil {
+			return err // join has told it better
+		}
+		beside := map[string]bool{}
+		for name, module := range custom {
+			if directory := path.Dir(source.Name); directory == "." || strings.HasPrefix(name, directory+"/") {
+				beside[idOf(module)] = true
+			}
+		}
+		check := func(field, id string) {
+			pkg, all := strings.CutSuffix(id, everyRule)
+			for offered := range beside {
+				if pkg == offered || strings.HasPrefix(pkg, offered+"/") && !all || strings.HasPrefix(offered, pkg+"/") && all {
+					return
+				}
+			}
+			errs = append(errs, &RuleError{File: source.Name, Message: fmt.Sprintf("%s: no package beside this file offers the rule %q; write package/rule, or package%s", field, id, everyRule)})
+		}
+		for _, id := range slices.Sorted(maps.Keys(own.Rules)) {
+			check("rules", id)
+		}
+		for i, w := range own.Waivers {
+			check(fmt.Sprintf("exceptions[%d]", i), w.Rule)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func isData(name string) bool { return path.Base(name) == dataFile }
 
 // reservedData are keys of data that are taken.

@@ -96,6 +96,9 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err != nil {
 		return nil, err
 	}
+	if err = checkOwnParams(sources, custom); err != nil {
+		return nil, err
+	}
 	if err = checkCustomIDs(params, added); err != nil {
 		return nil, err
 	}
@@ -131,16 +134,19 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	if err != nil {
 		return nil, err
 	}
+	data, err := dataOf(sources)
+	if err != nil {
+		return nil, err
+	}
+	if err = checkDataRefs(compiler, custom, data); err != nil {
+		return nil, err
+	}
 	if len(e.entries) == 0 {
 		return e, nil
 	}
 	queries := make([]string, len(e.entries))
 	for i, entry := range e.entries {
 		queries[i] = entry.query
-	}
-	data, err := dataOf(sources)
-	if err != nil {
-		return nil, err
 	}
 	e.all, err = prepare(ctx, compiler, queries, data)
 	return e, err

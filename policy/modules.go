@@ -485,6 +485,44 @@ func checkRefs(modules map[string]*ast.Module) error {
 	return explain(undefined)
 }
 
+// checkDataRefs finds references of custom rules to data that no file has, and to rules that no
+// module has: undefined for ever, they would switch a rule off without a word. Inside of data
+// a key may be missing on purpose.
+func checkDataRefs(compiler *ast.Compiler, custom map[string]*ast.Module, data map[string]any) error {
+	var errs []error
+	told := map[string]bool{}
+	check := func(ref ast.Ref) bool {
+		if !ref.HasPrefix(ast.DefaultRootRef) || len(ref) < 2 {
+			return false
+		}
+		key, ok := ref[1].Value.(ast.String)
+		if _, known := data[string(key)]; known || !ok {
+			return false
+		}
+		ground := ref.GroundPrefix()
+		at, why := ref[1].Location, fmt.Sprintf("no data.json has the key %q%s", string(key), meant(string(key), data))
+		if string(key) == root {
+			if len(compiler.GetRules(ground)) > 0 {
+				return false
+			}
+			// The first terms may be those of an import.
+			at, why = ground[len(ground)-1].Location, "no package has such a rule"
+		}
+		err := ruleErrorf(at, "undefined ref: %s: %s", ground, why)
+		if !told[err.Error()] {
+			told[err.Error()] = true
+			errs = append(errs, err)
+		}
+		return false
+	}
+	for _, name := range slices.Sorted(maps.Keys(custom)) {
+		for _, rule := range compiler.Modules[name].Rules {
+			ast.WalkRefs(rule, check)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Titles are what the built-in rules want, in a line each, by their ids.
 func Titles() map[string]string {
 	modules, err := builtinModules()

@@ -9,13 +9,20 @@ import (
 // suggestion is " (did you mean KEY?)" for a name that is close to a known one, or
 // else the list of what there is.
 func suggestion(name string, known fields) string {
-	keys := slices.Sorted(maps.Keys(known))
-	for _, key := range keys {
+	if near := meant(name, known); near != "" {
+		return near
+	}
+	return "; there are " + strings.Join(slices.Sorted(maps.Keys(known)), ", ")
+}
+
+// meant is "; did you mean KEY?" for a name that is close to a known one, or else "".
+func meant[M ~map[string]V, V any](name string, known M) string {
+	for _, key := range slices.Sorted(maps.Keys(known)) {
 		if similar(strings.ToLower(name), strings.ToLower(key)) {
 			return "; did you mean " + key + "?"
 		}
 	}
-	return "; there are " + strings.Join(keys, ", ")
+	return ""
 }
 
 // similar tells whether two edits of a letter at most, a third of the letters at

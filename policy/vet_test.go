@@ -126,6 +126,13 @@ func TestVet(t *testing.T) {
 			},
 		},
 		{
+			name: "types that never match",
+			set:  map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\ndeny contains \"a\" if input.request.user == 7\n"},
+			want: []string{
+				`deny pay/rules.rego:5:22: match error, left : string, right : number: "deny contains \"a\" if input.request.user == 7"`,
+			},
+		},
+		{
 			name: "METADATA that is no YAML",
 			set:  map[string]string{"pay/rules.rego": "# METADATA\n# title: Public: never\npackage ipmasq.payments\n\ndeny contains \"x\" if input.problems != []\n"},
 			want: []string{
@@ -144,6 +151,38 @@ func TestVet(t *testing.T) {
 				`deny more/data.json:2: reading JSON: invalid character '}' looking for beginning of value; write an object, whose keys rules read as data.<key>: "\"a\": }"`,
 				`deny pay/data.json: the key "ipmasq" is taken by the rules themselves; choose another`,
 				`deny pay/data.json: the key "register" is in other/data.json already; choose another`,
+			},
+		},
+		{
+			name:   "data that no file has, and a rule that no package has",
+			params: "ruleSets: {untested: off}",
+			beside: []Source{
+				{Name: "other/data.json", Text: []byte(`{"register": {"ranges": []}}`)},
+				{Name: "other/rules.rego", Text: []byte(titled + "package ipmasq.shared\n\nprivate := {\"10.0.0.0/8\"}\n\nwarn contains \"x\" if count(private) == 0\n")},
+			},
+			set: map[string]string{"pay/rules.rego": titled + "package ipmasq.payments\n\nimport data.ipmasq.shared\n\n" +
+				"warn contains \"a\" if input.config.cidrLimit in data.regster.ranges\n\nwarn contains \"b\" if \"x\" in shared.privat\n\n" +
+				"warn contains \"c\" if data.none[_] == input.config.cidrLimit\n\n" +
+				"warn contains \"d\" if {\n\tsome r in data.register.maybe\n\tsome key in [\"register\"]\n\tr in data[key].ranges\n\t\"1.0.0.0/8\" in shared.private\n}\n"},
+			want: []string{
+				`deny pay/rules.rego:7:53: undefined ref: data.regster.ranges: no data.json has the key "regster"; did you mean register?: "warn contains \"a\" if input.config.cidrLimit in data.regster.ranges"`,
+				`deny pay/rules.rego:9:36: undefined ref: data.ipmasq.shared.privat: no package has such a rule: "warn contains \"b\" if \"x\" in shared.privat"`,
+				`deny pay/rules.rego:11:27: undefined ref: data.none: no data.json has the key "none": "warn contains \"c\" if data.none[_] == input.config.cidrLimit"`,
+			},
+		},
+		{
+			name:   "params for rules of others",
+			params: "ruleSets: {untested: off}",
+			beside: []Source{{Name: "other/rules.rego", Text: []byte(titled + "package ipmasq.billing\n\nwarn contains \"x\" if input.config == {}\n")}},
+			set: map[string]string{
+				"pay/rules.rego": titled + "package ipmasq.payments.eu\n\nwarn contains \"y\" if input.config == {}\n",
+				"pay/params.yaml": "rules:\n  billing/x: {action: off}\n  billing/*: {action: off}\n  payments/eu/y: {action: off}\n  payments/*: {action: deny}\n" +
+					"exceptions:\n- {rule: billing/y, path: cidrLimit, reason: x, until: 2027-01-01}\n",
+			},
+			want: []string{
+				`deny pay/params.yaml: rules: no package beside this file offers the rule "billing/*"; write package/rule, or package/*`,
+				`deny pay/params.yaml: rules: no package beside this file offers the rule "billing/x"; write package/rule, or package/*`,
+				`deny pay/params.yaml: exceptions[0]: no package beside this file offers the rule "billing/y"; write package/rule, or package/*`,
 			},
 		},
 		{

@@ -120,6 +120,15 @@ func inField(c policy.Complaint, set string) policy.Complaint {
 	return c
 }
 
+// inOther tells of a complaint about another set than the one that is written, which would not
+// work with this one or without it.
+func inOther(c policy.Complaint) policy.Complaint {
+	c.Message = "other rules would not work any more: " + c.Error()
+	c.File, c.Line, c.Column = "", 0, 0
+	c.Hint = "change those first"
+	return c
+}
+
 // holds is the field that has a key.
 func (c *configMap) holds(key string) string {
 	if c != nil {
@@ -145,7 +154,10 @@ func (v *vetter) deny(req *request, response *admissionv1.AdmissionResponse, com
 		}
 		c = inField(c, name)
 		field := "data"
-		if c.File != "" {
+		switch {
+		case strings.Contains(c.File, "/"):
+			field, c = "metadata.name", inOther(c)
+		case c.File != "":
 			field = fmt.Sprintf("%s[%q]", req.Object.holds(c.File), c.File)
 		}
 		message := c.Message
@@ -170,6 +182,9 @@ func (v *vetter) deny(req *request, response *admissionv1.AdmissionResponse, com
 		})
 	}
 	summary := fmt.Sprintf("the rule set %s would not work: %d thing(s) to mend; the rules in force stay as they are", name, denials)
+	if !req.Object.isRuleSet() || req.Operation == admissionv1.Delete {
+		summary = fmt.Sprintf("the rule set %s has to stay, since others need it", name)
+	}
 	response.Allowed = false
 	response.Result = &metav1.Status{
 		Status: metav1.StatusFailure, Reason: metav1.StatusReasonInvalid, Code: http.StatusUnprocessableEntity,
