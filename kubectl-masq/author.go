@@ -54,7 +54,12 @@ func schemaCommand(std streams) *cobra.Command {
 		Long:      help.String(),
 		Example:   schemaExamples,
 		ValidArgs: completions,
-		Args:      cobra.MaximumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return fmt.Errorf("one schema is printed at a time; %q is too much", args[1])
+			}
+			return nil
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			of := append(args, names[0])[0]
 			for _, schema := range schemas() {
@@ -76,7 +81,7 @@ read it: functions that reach the network, read the clock or cannot be stopped i
 
 Exit codes: 0 printed; 2 wrong usage.`,
 		Example: "  kubectl masq capabilities > capabilities.json && opa test --capabilities capabilities.json rules/",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE:    func(*cobra.Command, []string) error { return tell(std.out, string(policy.Capabilities())) },
 	}
 }
@@ -278,7 +283,7 @@ func eval(command *cobra.Command, opts evalOptions, rule string, std streams) er
 		return err
 	}
 	params = opts.into(params)
-	sources, err := policy.ReadSources(opts.policyDirs...)
+	sources, err := readRules(opts.policyDirs)
 	if err != nil {
 		return err
 	}

@@ -152,7 +152,7 @@ func judge(ctx context.Context, opts checkOptions, given func(flag string) bool,
 	if err != nil {
 		return verdicts{}, err
 	}
-	sources, err := policy.ReadSources(opts.policyDirs...)
+	sources, err := readRules(opts.policyDirs)
 	if err != nil {
 		return verdicts{}, err
 	}
@@ -192,6 +192,17 @@ func readParams(file string) (policy.Params, error) {
 		return policy.Params{}, fmt.Errorf("--params %s: %w", file, err)
 	}
 	return params, nil
+}
+
+// readRules reads custom rules. A directory without any is a mistake: what it should have
+// refused would be approved.
+func readRules(directories []string) ([]policy.Source, error) {
+	for _, directory := range directories {
+		if own, err := policy.ReadSources(directory); err == nil && len(own) == 0 {
+			return nil, fmt.Errorf("--policy-dir: there are no rules in %s", directory)
+		}
+	}
+	return policy.ReadSources(directories...)
 }
 
 // ranges are the cluster's ranges by kind; nil is unknown.

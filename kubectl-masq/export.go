@@ -66,7 +66,7 @@ func winBridgeCommand(std streams) *cobra.Command {
 		Short:   "Write the list into a CNI configuration for Windows",
 		Long:    winBridgeHelp,
 		Example: winBridgeExamples,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return exportWinBridge(command.Context(), opts, command.Flags().Changed, std)
 		},

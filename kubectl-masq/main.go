@@ -110,8 +110,45 @@ func rootCommand(std streams) *cobra.Command {
 		}
 	}
 	root.AddCommand(versionCommand(std))
+	finishBuiltins(root)
 	completeFlags(root)
 	return root
+}
+
+// noArguments is cobra.NoArgs in words for a command that has none below it.
+func noArguments(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("no argument is wanted; %q is too much", args[0])
+	}
+	return nil
+}
+
+// finishBuiltins makes cobra's own commands fail where they have nothing to do.
+func finishBuiltins(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, command := range root.Commands() {
+		switch command.Name() {
+		case "help":
+			command.Run, command.RunE = nil, func(_ *cobra.Command, args []string) error {
+				of, rest, err := root.Find(args)
+				if err != nil {
+					return err
+				}
+				if len(rest) > 0 {
+					return noSuchCommand(of, rest)
+				}
+				of.InitDefaultHelpFlag()
+				return of.Help()
+			}
+		case "completion":
+			command.Args = noSuchCommand
+			command.RunE = func(command *cobra.Command, _ []string) error {
+				_ = command.Help() // writes to std.out, whose errors show at the next write
+				return errors.New("the shell is missing: bash, fish, powershell or zsh")
+			}
+		}
+	}
 }
 
 // noSuchCommand is cobra.NoArgs that tells which command was meant.
@@ -135,7 +172,7 @@ func versionCommand(std streams) *cobra.Command {
 		Example: "  kubectl masq version",
 		Short:   "Print the version",
 		Long:    "Print the version. Exit codes: 0 printed; 2 wrong usage.",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(std.out, version)
 			return err

@@ -50,7 +50,7 @@ func mapCommand(std streams) *cobra.Command {
 		Short:   "Draw what is masqueraded and what is not",
 		Long:    mapHelp,
 		Example: mapExamples,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return draw(command.Context(), opts, command.Flags().Changed, std)
 		},

@@ -43,7 +43,12 @@ func (o nodeOptions) of(ctx context.Context, cluster liveOptions, given func(fla
 		if err != nil {
 			return nil, fmt.Errorf("--node-labels: %s", strings.TrimPrefix(err.Error(), "line 1: "))
 		}
-		maps.Copy(labels, one)
+		for key, value := range one {
+			if before, twice := labels[key]; twice && before != value {
+				return nil, fmt.Errorf("--node-labels: a node has the label %s once, not %q and %q", key, before, value)
+			}
+			labels[key] = value
+		}
 	}
 	return labels, nil
 }

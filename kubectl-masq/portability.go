@@ -134,7 +134,7 @@ func portabilityCommand(std streams) *cobra.Command {
 		Short:   "Tell what other agents make of a configuration",
 		Long:    portabilityHelp,
 		Example: portabilityExamples,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE:    func(*cobra.Command, []string) error { return portability(opts, std) },
 	}
 	flags := command.Flags()

@@ -87,7 +87,7 @@ func replay(ctx context.Context, opts replayOptions, file string, std streams) e
 	if err != nil {
 		return err
 	}
-	sources, err := policy.ReadSources(opts.policyDirs...)
+	sources, err := readRules(opts.policyDirs)
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func statusCommand(std streams) *cobra.Command {
 		Short:   "Tell what is in force in a cluster",
 		Long:    statusHelp,
 		Example: statusExamples,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE:    func(command *cobra.Command, _ []string) error { return status(command.Context(), opts, std) },
 	}
 	flags := command.Flags()

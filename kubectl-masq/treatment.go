@@ -76,15 +76,19 @@ type override struct {
 // without labels, not even none, it is not known which node this is about. Params state
 // flags as well. What the agents would refuse is an error with every reason.
 func (o agentOptions) treat(document *document, params policy.Params, node map[string]string) (*treatment, error) {
-	sources, err := parsePrefixes(o.sources)
+	sources, err := ruleset.ParseSources(strings.Join(o.sources, ","))
 	if err != nil {
 		return nil, fmt.Errorf("--source-cidrs: %w", err)
+	}
+	interfaces, err := ruleset.ParseInterfaces(strings.Join(o.interfaces, ","))
+	if err != nil {
+		return nil, fmt.Errorf("--out-interfaces: %w", err)
 	}
 	params = o.into(params)
 	t := &treatment{
 		document: document,
 		flags:    params.Consumer.Flags(params.Agent),
-		rules:    ruleset.Options{Sources: sources, Interfaces: o.interfaces, SpareMulticast: o.multicast},
+		rules:    ruleset.Options{Sources: sources, Interfaces: interfaces, SpareMulticast: o.multicast},
 	}
 	var problems []config.Problem
 	if params.ConfigDirectory {
