@@ -74,7 +74,8 @@ Exit codes: 0 approved, warnings allowed; 1 violations, or a configuration that 
 2 wrong usage, or input, params or rules that cannot be read: then nothing is judged. No such ConfigMap anywhere is 2 as well.
 
 JSON output of one file with one such ConfigMap is one object:
-  file, allowed, revision     what was checked, the verdict, and the digest over rules and params
+  file, line                  what was checked, and where in it the ConfigMap begins (0: the file is the bare configuration)
+  allowed, revision           the verdict, and the digest over rules and params
   findings[]                  rule, action (deny or warn), key, path, line and column in the file (0: no such place),
                               text, message, hint, docs; exact is false where only the begin of the value is known,
                               and valueLine and valueColumn then count inside the value; failed: the rule itself failed

@@ -186,6 +186,9 @@ func explain(ctx context.Context, opts explainOptions, argument string, given fu
 		explained.Nodes = append(explained.Nodes, onNodes{*other.override, there.Verdict, there.Source, there.Reason, there.DecidedBy})
 	}
 	explained.Notes = append(explained.Notes, notesOf(address, known)...)
+	if keys := treatment.unread(); len(keys) > 0 {
+		explained.Notes = append(explained.Notes, "not read: "+strings.Join(keys, ", ")+"; agents that run with --config-dir read it: say so with this flag")
+	}
 	if opts.output == "json" {
 		return writeValue(std.out, explained)
 	}

@@ -155,6 +155,7 @@ func TestTranscripts(t *testing.T) {
 		{name: "explain-overrides-json", args: "explain 10.244.3.4 --raw -f testdata/overrides.yaml -o json"},
 		{name: "explain-node-labels", args: "explain 10.244.3.4 --raw -f testdata/overrides.yaml --node-labels pool=edge,zone=a"},
 		{name: "explain-node-without-labels", args: "explain 10.244.3.4 --raw -f testdata/overrides.yaml --node-labels="},
+		{name: "explain-unread", args: "explain 172.16.1.1 -f testdata/beside.yaml"},
 		{name: "explain-files", args: "explain 10.10.3.4 -f testdata/files.yaml --config-dir"},
 		{name: "explain-files-json", args: "explain 10.10.3.4 -f testdata/files.yaml --config-dir --node-labels pool=edge -o json"},
 		{name: "diff-overrides", args: "diff --raw testdata/overrides.yaml -", exit: 1, stdin: "nonMasqueradeCIDRs: [10.0.0.0/8]\nnodeOverrides:\n- matchLabels: {pool: edge}\n  nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\n"},

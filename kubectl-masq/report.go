@@ -190,6 +190,7 @@ func blank(text string) string {
 // jsonReport is the documented shape; fields may be added, but not changed.
 type jsonReport struct {
 	File     string        `json:"file"`
+	Line     int           `json:"line"`
 	Allowed  bool          `json:"allowed"`
 	Revision string        `json:"revision"`
 	Findings []jsonFinding `json:"findings"`
@@ -240,6 +241,7 @@ func jsonEffectOf(effect policy.Effect) jsonEffect {
 func jsonReportOf(input *document, decision policy.Decision) jsonReport {
 	report := jsonReport{
 		File:     input.file,
+		Line:     input.begin,
 		Allowed:  decision.Allowed,
 		Revision: decision.Revision,
 		Findings: []jsonFinding{}, // never null

@@ -140,6 +140,21 @@ func (t *treatment) readKey(consumer config.Consumer) ([]config.Problem, error) 
 	return append(problems, more...), nil
 }
 
+// unread are the keys that agents with --config-dir would read besides.
+func (t *treatment) unread() []string {
+	if t.keys != nil {
+		return nil
+	}
+	var keys []string
+	for _, key := range policy.FilesOf(t.document.configMap) {
+		if key != policy.ConfigKey {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
 // readFiles reads every key that agents with --config-dir do.
 func (t *treatment) readFiles() ([]config.Problem, error) {
 	t.keys = policy.FilesOf(t.document.configMap)
