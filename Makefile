@@ -29,7 +29,7 @@ build: ## build bin/webhook, bin/agent and bin/kubectl-masq (static), with its c
 
 test: deps controlplane helm regotools build ## run every test: units, rules, kernel, packets, API server, chart, images, two nodes; installs what it needs
 	$(REQUIRE_ALL) $(REQUIRE_IMAGES) go test -race -count=1 -timeout 30m $(ISOLATED) ./...
-	go test -count=1 -run '^(TestAllocations|TestReloadsDoNotGrow)$$' ./policy ./webhook # which the race detector makes another thing of
+	RELOADS=1000 go test -count=1 -run '^(TestAllocations|TestReloadsDoNotGrow)$$' ./policy ./webhook # which the race detector makes another thing of
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory twonode; \
 	else echo 'NOT RUN, since only root can: the tests of the images and of the two-node cluster'; fi
 

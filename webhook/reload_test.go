@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"path"
 	"runtime"
 	runtimemetrics "runtime/metrics"
@@ -112,14 +113,20 @@ func configMapOf(name string, labels map[string]string, set ruleSet) *corev1.Con
 	}
 }
 
-// TestReloadsDoNotGrow writes a rule set a thousand times, as versions that decide
-// otherwise, and now and then one that does not compile. The watch hears of each through
+// TestReloadsDoNotGrow writes a rule set RELOADS times, a thousand in CI, as versions that
+// decide otherwise, and now and then one that does not compile. The watch hears of each through
 // a client, compiles, puts in force and keeps it as it does in a cluster; the clock of the
 // bubble spares the waiting. What is alive afterwards is what was alive before.
 func TestReloadsDoNotGrow(t *testing.T) {
-	warm, reloads, broken := 100, 1000, 50
-	if raceDetector {
+	warm, reloads, broken := 100, 200, 50
+	switch wanted := os.Getenv("RELOADS"); {
+	case raceDetector:
 		warm, reloads, broken = 4, 8, 4 // for races alone
+	case wanted != "":
+		var err error
+		if reloads, err = strconv.Atoi(wanted); err != nil {
+			t.Fatalf("RELOADS: %v", err)
+		}
 	}
 	const most = 256 << 10 // bytes, less than 300 for each of them; an engine is 800,000
 	synctest.Test(t, func(t *testing.T) {
