@@ -109,6 +109,7 @@ type installation struct {
 	namespace, guarded string
 	port               uint16   // of reviews, on the loopback address
 	before             []string // objects of the API server
+	under              []string // command and arguments that the webhook is run by
 	webhook            *process
 	metrics, health    string // URLs
 }
@@ -188,7 +189,7 @@ func (i *installation) startWebhook(t *testing.T, more ...string) (webhook *proc
 	)
 	args = append(args, more...)
 	metrics, health = fmt.Sprintf("http://127.0.0.1:%d/metrics", ports[0]), fmt.Sprintf("http://127.0.0.1:%d/readyz", ports[1])
-	if webhook, err = startProcess(dir, "webhook", append([]string{program(t, "webhook")}, args...)...); err != nil {
+	if webhook, err = startProcess(dir, "webhook", slices.Concat(i.under, []string{program(t, "webhook")}, args)...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -83,7 +83,7 @@ var boundedBuiltins = map[string]fits{
 
 	"split": fitsPieces, "strings.split_n": fitsPieces, "indexof_n": fitsPieces, "json.unmarshal": fitsPieces, "json.is_valid": fitsPieces,
 	"regex.split": fitsPattern, "regex.find_n": fitsPattern, "regex.find_all_string_submatch_n": fitsPattern, "regex.match": fitsPattern,
-	"regex.is_valid": fitsPattern, "glob.match": fitsPattern,
+	"regex.is_valid": fitsPattern, "glob.match": fitsGlob,
 
 	"replace": fitsReplace, "regex.replace": fitsRegexReplace, "sprintf": fitsSprintf,
 	"numbers.range": fitsRange, "numbers.range_step": fitsRangeStep,
@@ -181,6 +181,20 @@ func fitsPattern(operands []*ast.Term) bool {
 		}
 	}
 	return true
+}
+
+// fitsGlob is for glob.match(pattern, delimiters, text), which tries every place of the text
+// for every wildcard, and remembers them.
+func fitsGlob(operands []*ast.Term) bool {
+	const mostPlaces = 1 << 20
+	pattern, text := textOfTerm(operands[0]), textOfTerm(operands[2])
+	places := 1
+	for range strings.Count(strings.ReplaceAll(pattern, "**", "*"), "*") {
+		if places *= max(1, len(text)); places > mostPlaces {
+			return false
+		}
+	}
+	return len(pattern) <= maxPattern && len(text) <= mostPlaces
 }
 
 // fitsReplace is for replace(text, old, new).

@@ -242,6 +242,10 @@ func misbehaviour() []misdeed {
 			"the rule at a.rego:3 failed: a.rego:3: eval_builtin_error: sprintf: it would take more than 32 MiB",
 		},
 		{
+			"a pattern of many wildcards", `NAME contains "x" if glob.match("*{1,2}*{3,4}*{5,6}*{a,b}", [], concat("", [$"{i}" | some i in numbers.range(1, 100)]))`,
+			"the rule at a.rego:3 failed: a.rego:3: eval_builtin_error: glob.match: it would take more than 32 MiB",
+		},
+		{
 			"a value that doubles", "NAME contains {\"msg\": \"x\", \"details\": x25}\n\n" + chainOf(25, "x%d := [x%[2]d | some _ in [1, 2]]") + "x0 := [input.request.name]",
 			"the rule at a.rego:3 failed: what it gives is larger than 32 MiB",
 		},
@@ -316,7 +320,7 @@ func TestMisbehaviour(t *testing.T) {
 		}
 		for _, c := range misbehaviour() {
 			endless := strings.Contains(c.want, "in time")
-			if endless && name == "violation" {
+			if (endless || strings.Contains(c.want, "more memory")) && name == "violation" {
 				continue // the same as deny, and slow
 			}
 			t.Run(name+"/"+c.name, func(t *testing.T) {

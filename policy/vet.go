@@ -54,6 +54,7 @@ const (
 	vetTestTimeout = time.Second
 	vetTimeout     = 6 * time.Second
 	maxComplaints  = 100
+	triedFor       = time.Second // samples are tried once rules have failed
 )
 
 // Vet compiles a set of rules with those beside it, holds it to the conventions, runs its
@@ -159,7 +160,7 @@ func located(complaints []Complaint, set []Source) []Complaint {
 	for i := range complaints {
 		c := &complaints[i]
 		if own := lines[c.File]; c.Text == "" && c.Line >= 1 && c.Line <= len(own) {
-			c.Text = strings.TrimRight(string(own[c.Line-1]), "\r")
+			c.Text = cut(strings.TrimRight(string(own[c.Line-1]), "\r"), maxDetailRunes)
 		}
 	}
 	slices.SortStableFunc(complaints, func(a, b Complaint) int {
@@ -381,7 +382,11 @@ func tried(ctx context.Context, engine *Engine, modules map[string]*ast.Module) 
 	}
 	met := map[mistake][]string{} // samples
 	failures := map[mistake]*failure{}
+	began := time.Now()
 	for _, sample := range Samples() {
+		if len(met) > 0 && time.Since(began) > triedFor {
+			break
+		}
 		for _, f := range engine.Decide(ctx, sample.Request, SampleCluster()).Findings {
 			if !f.Failed || !own[f.Rule] {
 				continue

@@ -23,7 +23,7 @@ func limitMemory(root fs.FS) int64 {
 		return debug.SetMemoryLimit(-1)
 	}
 	if limit := containerLimit(root); limit < math.MaxInt64 {
-		debug.SetMemoryLimit(limit / 10 * 9) // the program's text and the kernel's share are beside it
+		debug.SetMemoryLimit(limit / 5 * 4) // the program's text and the kernel's share are beside it
 	}
 	return debug.SetMemoryLimit(-1)
 }

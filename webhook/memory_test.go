@@ -16,9 +16,9 @@ func TestLimitMemory(t *testing.T) {
 		want        int64
 	}{
 		{name: "no control groups", want: math.MaxInt64},
-		{name: "version 2", files: map[string]string{"sys/fs/cgroup/memory.max": "268435456\n"}, want: 241591905},
+		{name: "version 2", files: map[string]string{"sys/fs/cgroup/memory.max": "268435456\n"}, want: 214748364},
 		{name: "version 2 without a limit", files: map[string]string{"sys/fs/cgroup/memory.max": "max\n"}, want: math.MaxInt64},
-		{name: "version 1", files: map[string]string{"sys/fs/cgroup/memory/memory.limit_in_bytes": "268435456\n"}, want: 241591905},
+		{name: "version 1", files: map[string]string{"sys/fs/cgroup/memory/memory.limit_in_bytes": "268435456\n"}, want: 214748364},
 		{name: "version 1 without a limit", files: map[string]string{"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, want: math.MaxInt64},
 		{name: "GOMEMLIMIT", environment: "1GiB", files: map[string]string{"sys/fs/cgroup/memory.max": "268435456\n"}, want: math.MaxInt64},
 	} {
