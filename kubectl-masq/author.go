@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,7 +88,8 @@ Exit codes: 0 printed; 2 wrong usage.`,
 }
 
 const newRuleHelp = `Write a rule to begin with: NAME.rego, its tests NAME_test.rego, and a configuration with what the rule
-finds in it, testdata/NAME.yaml. All three work as they are: kubectl masq test tries them.
+finds in it, testdata/NAME.yaml. All three work as they are: kubectl masq test tries them. Two of them in one directory
+find the same until one is changed.
 
 Exit codes: 0 written; 2 wrong usage, or a file that is there already: then nothing is written.`
 
@@ -123,14 +125,18 @@ var (
 	teamName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 )
 
-// skeleton are the files of a new rule by their suffix; RULE and TEAM stand for the names.
+// metadataOfTeam stands in one file of a package.
+const metadataOfTeam = `# METADATA
+# title: No public ranges
+# description: Say here why, for those who are denied.
+`
+
+// skeleton are the files of a new rule by their suffix; RULE and TEAM stand for the names, and
+// VARIABLE for RULE with _ where it has hyphens.
 //
 //nolint:gochecknoglobals // a constant in all but the language
 var skeleton = []struct{ path, text string }{
-	{"RULE.rego", `# METADATA
-# title: No public ranges
-# description: Say here why, for those who are denied.
-package ipmasq.TEAM
+	{"RULE.rego", metadataOfTeam + `package ipmasq.TEAM
 
 # Each range of the list that lies outside of the private ones. Mend the condition, the
 # message and the hint; input is what kubectl masq schema describes.
@@ -150,7 +156,7 @@ _private(cidr) if {
 	net.cidr_contains(private, cidr)
 }
 `},
-	{"RULE_test.rego", `package ipmasq.TEAM_test
+	{"RULE_test.rego", `package ipmasq.TEAM_VARIABLE_test
 
 import data.ipmasq.TEAM
 
@@ -190,7 +196,16 @@ func newRule(name, team, directory string, std streams) error {
 	case !teamName.MatchString(team):
 		return fmt.Errorf("--team %q: write small letters, digits and _, a letter first", team)
 	}
-	names := strings.NewReplacer("RULE", name, "TEAM", team)
+	variable := strings.ReplaceAll(name, "-", "_")
+	replaced := []string{"RULE", name, "TEAM", team, "VARIABLE", variable}
+	further, err := hasPackage(directory, team)
+	if err != nil {
+		return err
+	}
+	if further { // what both files defined would be one
+		replaced = append(replaced, metadataOfTeam, "", "_private(", "_"+variable+"_private(")
+	}
+	names := strings.NewReplacer(replaced...)
 	for _, file := range skeleton {
 		path := filepath.Join(directory, names.Replace(file.path))
 		if _, err := os.Lstat(path); err == nil {
@@ -210,6 +225,19 @@ func newRule(name, team, directory string, std streams) error {
 		}
 	}
 	return nil
+}
+
+// hasPackage tells whether a file in a directory is of the package of a team.
+func hasPackage(directory, team string) (bool, error) {
+	if _, err := os.Stat(directory); os.IsNotExist(err) {
+		return false, nil
+	}
+	sources, err := policy.ReadSources(directory)
+	if err != nil {
+		return false, err
+	}
+	declared := regexp.MustCompile(`(?m)^package ipmasq\.` + regexp.QuoteMeta(team) + `\s*$`)
+	return slices.ContainsFunc(sources, func(s policy.Source) bool { return declared.Match(s.Text) }), nil
 }
 
 // evalOptions are the flags of eval.

@@ -127,6 +127,23 @@ DIR/late.rego:4: not reached by a test
 	}
 }
 
+// TestNewRuleBesideAnother writes a second rule of a team: both compile, and the tests of both pass.
+func TestNewRuleBesideAnother(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "rules")
+	for _, name := range []string{"no-public", "no-tiny"} {
+		if _, stderr, exit := masq(t, "new", "rule", name, "--team", "payments", "--dir", dir); exit != 0 {
+			t.Fatal(stderr)
+		}
+	}
+	if stdout, stderr, exit := masq(t, "test", dir, "--run", "test_", "--threshold", "100"); exit != 0 || stdout != "6 passed, coverage 100.0 %\n" {
+		t.Errorf("exit %d: %s%s", exit, stdout, stderr)
+	}
+	stdout, stderr, exit := masq(t, "test", dir)
+	if want := "not expected: deny payments/no-tiny at nonMasqueradeCIDRs[1]: 8.8.8.0/24 is a public range"; exit != 1 || !strings.Contains(stdout, want) {
+		t.Errorf("exit %d, want %q: %s%s", exit, want, stdout, stderr)
+	}
+}
+
 func TestEval(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "rules")
 	if _, stderr, exit := masq(t, "new", "rule", "no-public", "--team", "payments", "--dir", dir); exit != 0 {

@@ -138,6 +138,7 @@ func remedies() []remedy {
 	return []remedy{
 		{"`if` keyword is required", "rules are Rego version 1: opa fmt --v0-v1 --write makes it of older files"},
 		{"`contains` keyword is required", "write deny contains v if { … }"},
+		{"package annotation redeclared", "the METADATA of a package stands in one of its files"},
 		{"yaml: ", "the comments below # METADATA are YAML, where a text with a colon stands in quotes"},
 	}
 }
