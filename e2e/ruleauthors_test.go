@@ -128,17 +128,17 @@ func TestTwoPersons(t *testing.T) {
 func TestExceptionsExpire(t *testing.T) {
 	i := install(t, "--set", "configMap.create=true,ruleSets.liveDenied=deny")
 	i.runWebhook(t)
-	const lasts = 3 * time.Second
-	ends := time.Now().Add(lasts).UTC().Truncate(time.Second)
-	params := fmt.Sprintf("exceptions:\n- {rule: payments/partners, cidr: 203.0.113.0/24, reason: moving DC 2, until: %q}\n", ends.Format(time.RFC3339))
-	i.kubectl().must(t, ruleSet(i.namespace, "payments", "partners.rego", partnerRules, "params.yaml", params), "create", "-f", "-")
-	untilSets(t, i.metrics, "payments in-force")
 	// Here a set that denies what is stored is no set at all.
 	stored := strings.NewReplacer("203.0.113.0/24", "172.16.0.0/12", "payments", "office", "partners", "office").Replace(partnerRules)
 	if got := i.kubectl().run(t.Context(), ruleSet(i.namespace, "office", "office.rego", stored), "create", "-f", "-"); got.exit == 0 ||
 		!strings.Contains(got.stderr, "this would deny the configuration that is stored now: 172.16.0.0/12 spares the office [office/office]") {
 		t.Errorf("a set that denies what is stored: %s", got)
 	}
+	const lasts = 5 * time.Second
+	ends := time.Now().Add(lasts).UTC().Truncate(time.Second)
+	params := fmt.Sprintf("exceptions:\n- {rule: payments/partners, cidr: 203.0.113.0/24, reason: moving DC 2, until: %q}\n", ends.Format(time.RFC3339))
+	i.kubectl().must(t, ruleSet(i.namespace, "payments", "partners.rego", partnerRules, "params.yaml", params), "create", "-f", "-")
+	untilSets(t, i.metrics, "payments in-force")
 	write := func() output {
 		return i.kubectl().run(t.Context(), manifestOf(i.guarded, configMap, "data", "config", partnerConfig), "replace", "--dry-run=server", "-f", "-")
 	}
