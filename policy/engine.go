@@ -42,6 +42,7 @@ type Engine struct {
 	revision string
 	entries  []entry
 	all      query           // the sets of every entry, in their order
+	look     lookSize        // of guards of entries
 	input    ast.Value       // input.params
 	reads    map[string]bool // parts of the input that custom rules read
 	defaults text            // what agents have without a text
@@ -148,8 +149,24 @@ func compile(ctx context.Context, params Params, sources []Source) (*Engine, err
 	for i, entry := range e.entries {
 		queries[i] = entry.query
 	}
-	e.all, err = prepare(ctx, compiler, queries, data)
-	return e, err
+	if e.all, err = prepare(ctx, compiler, queries, data); err != nil {
+		return nil, err
+	}
+	return e, e.guard(ctx, compiler.Modules)
+}
+
+// guard gives each entry its guards.
+func (e *Engine) guard(ctx context.Context, modules map[string]*ast.Module) error {
+	data, err := e.all.data(ctx)
+	if err != nil {
+		return err
+	}
+	r := newReader(modules, data, e.input)
+	for i := range e.entries {
+		e.entries[i].guards = r.guards(e.entries[i].query)
+	}
+	e.look = lookSize{inputs: len(r.inputs), virtuals: r.indexes, lists: len(r.walked)}
+	return nil
 }
 
 // checkRules tells of Params made without ParseParams what that would refuse.
@@ -370,11 +387,12 @@ func nothingKnown() facts {
 // blocks the others.
 func (e *Engine) ask(ctx context.Context, d *document) []Finding {
 	input := d.value()
+	l := newLook(input, e.look, e.limits.all)
 	var asked []int
 	var findings []Finding
 	for i := range e.entries {
 		switch entry := &e.entries[i]; {
-		case entry.guards.empty(input):
+		case entry.guards.empty(l):
 		case entry.behind.Load() > 0:
 			findings = append(findings, entry.failed("it was told to stop earlier and has not, so it is not asked"))
 		default:

@@ -1,154 +1,528 @@
 package policy
 
 import (
+	"encoding/binary"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// guards tell of one set that it is empty without evaluating it: when each rule that
-// adds to it begins with a condition that does not hold. OPA's own index of rules
-// does that for equality, but not for "not input.derived.overlaps == []" and
-// comparisons, with which rules begin here, so that what is missing is a violation.
-// They are read off the rules themselves: what a condition says is said in Rego
-// alone. A set without guards (nil) is always evaluated.
-type guards []ruleGuard
+// guards tell of one set that it is empty without evaluating it in OPA: when of each rule
+// that adds to it the conditions that are understood here have no solution. They are read
+// off the compiled rules themselves, so what a rule means is said in Rego alone; what is
+// not understood (see reader) is left to OPA, and so is whatever OPA might fail at. A set
+// without guards (nil) is always evaluated.
+type guards []*guard
 
-// ruleGuard is the conditions that the body of one rule begins with.
-type ruleGuard []condition
-
-// condition is an expression of a rule: a comparison, or not and comparisons.
-type condition struct {
-	negated     bool
-	comparisons []comparison
+// guard is the conditions of one rule, from the first to the last one that is understood.
+type guard struct {
+	body  []step
+	slots int
+	walks []*walk // in body
 }
 
-// comparison compares two values, each a constant or a part of the input.
-type comparison struct {
-	left, right ast.Value
-	holds       func(left, right ast.Value) bool
+// walk is what a body asks of each element of a list of the input, as far as only the
+// element decides. The answer is remembered (see elements): an edit changes one CIDR of
+// many.
+type walk struct {
+	source string // where the list is in the input
+	inside []step // conditions on the element
+	slot   int    // where inside finds the element
+	slots  int
+	reads  usage // of the element
+	among  *elements
+	bit    int // of this walk in what among remembers
 }
 
-// guardsOf reads the guards of the set that module defines under this name. Only
-// built-in rules have them: their operators are known to be OPA's own.
-func guardsOf(module *ast.Module, set string) guards {
-	var all guards
-	for _, rule := range module.Rules {
-		if rule.Head.Ref().String() != set {
+// look is what one decision needs to find the sets that are empty. It is not safe for
+// concurrent use.
+type look struct {
+	input    ast.Value
+	frames   []ast.Value
+	inputs   []remembered // by the index of reader.inputs
+	virtuals []remembered // by virtual.index
+	lists    []*verdicts  // by elements.index
+	parsed   [2]parsed    // of look.prefix
+	last     lastField
+	steps    int // since the clock was looked at
+	left     int // steps that one rule may take
+	made     int // terms, by one rule
+	until    time.Time
+	unknown  bool // what follows cannot be told: OPA may fail at it, or there is no time
+	late     bool // there is no time, so that nothing further can be told
+}
+
+// Bounds of a look: past them OPA is asked, which can be stopped.
+const (
+	stepsBetween   = 256     // looks at the clock
+	maxSteps       = 1 << 16 // that one rule takes, or one of a walk for an element
+	maxConstructed = 1000    // terms of one value that is put into others
+	maxTerms       = 1 << 16 // that one rule makes
+)
+
+// lookSize is what a look has to find and remember.
+type lookSize struct{ inputs, virtuals, lists int }
+
+func newLook(input ast.Value, size lookSize, limit time.Duration) *look {
+	all := make([]remembered, size.inputs+size.virtuals)
+	return &look{
+		input: input, inputs: all[:size.inputs], virtuals: all[size.inputs:], lists: make([]*verdicts, size.lists),
+		frames: make([]ast.Value, 0, 64), until: time.Now().Add(limit), left: maxSteps,
+	}
+}
+
+// empty tells whether the set is empty for certain.
+func (g guards) empty(l *look) bool {
+	return len(g) > 0 && !slices.ContainsFunc(g, func(rule *guard) bool { return !rule.fails(l) })
+}
+
+// fails tells whether the rule adds nothing for certain.
+func (g *guard) fails(l *look) (fails bool) {
+	if l.late {
+		return false
+	}
+	defer func() {
+		if recover() != nil {
+			fails = false // OPA is asked, which tells what happened
+		}
+	}()
+	l.unknown, l.made, l.left = false, 0, maxSteps
+	f, top := l.frame(g.slots)
+	defer l.drop(top)
+	return !solvable(l, f, g.body)
+}
+
+// frame holds the variables of one body.
+type frame []ast.Value
+
+// frame makes one. It holds what was there before: a variable is bound before it is read.
+func (l *look) frame(slots int) (f frame, top int) {
+	top = len(l.frames)
+	l.frames = slices.Grow(l.frames, slots)[:top+slots]
+	return l.frames[top : top+slots : top+slots], top
+}
+
+func (l *look) drop(top int) { l.frames = l.frames[:top] }
+
+// spend counts steps and tells whether there is time for more.
+func (l *look) spend(steps int) bool {
+	if l.left -= steps; l.left < 0 {
+		l.unknown = true
+	}
+	if l.steps += steps; l.steps >= stepsBetween {
+		l.steps = 0
+		if time.Now().After(l.until) {
+			l.late, l.unknown = true, true
+		}
+	}
+	return !l.unknown
+}
+
+// expression is what a term is in a frame: nil where it is undefined, or unknown.
+type expression func(l *look, f frame) ast.Value
+
+// step is one condition of a body, a test or an iteration.
+type step struct {
+	test  func(l *look, f frame) bool
+	binds bool // test gives a variable what the rest needs
+	each  *iteration
+}
+
+// iteration goes over what list holds, and binds both slots.
+type iteration struct {
+	list       expression
+	key, value int
+	walk       *walk // the first of a body over a list of the input; else nil
+}
+
+// solve looks for the solutions of a body and calls found for each, until that returns
+// true or something is unknown; it tells whether either happened.
+func solve(l *look, f frame, steps []step, found func() bool) bool {
+	for i, s := range steps {
+		if !l.spend(1) {
+			return true
+		}
+		if s.each != nil {
+			return s.each.solve(l, f, steps[i+1:], found)
+		}
+		if !s.test(l, f) {
+			return l.unknown
+		}
+	}
+	return found()
+}
+
+// solvable tells whether there is a solution, or something is unknown.
+func solvable(l *look, f frame, steps []step) bool {
+	return solve(l, f, steps, func() bool { return true })
+}
+
+func (each *iteration) solve(l *look, f frame, rest []step, found func() bool) bool {
+	list := each.list(l, f)
+	if list == nil {
+		return l.unknown
+	}
+	array, ok := list.(*ast.Array)
+	if !ok || each.walk == nil || each.walk.among == nil {
+		return iterate(list, func(key, value ast.Value) bool {
+			f[each.key], f[each.value] = key, value
+			return solve(l, f, rest, found)
+		})
+	}
+	seen, bit := each.walk.among.verdicts(l, array), each.walk.bit
+	if l.unknown || !seen.any.has(bit) {
+		return l.unknown
+	}
+	for i := range array.Len() {
+		if !seen.each[i].has(bit) {
 			continue
 		}
-		var guard ruleGuard
-		for _, expr := range rule.Body {
-			c, ok := conditionOf(expr)
-			if !ok {
-				break // what stands behind it counts only once this has been evaluated
-			}
-			guard = append(guard, c)
+		f[each.key], f[each.value] = ast.InternedTerm(i).Value, array.Elem(i).Value
+		if solve(l, f, rest, found) {
+			return true
 		}
-		if len(guard) == 0 {
+	}
+	return false
+}
+
+// iterate calls visit for what a value holds, as a reference with a variable does, until
+// it returns true; it tells whether it did.
+func iterate(collection ast.Value, visit func(key, value ast.Value) bool) bool {
+	switch c := collection.(type) {
+	case *ast.Array:
+		for i := range c.Len() {
+			if visit(ast.InternedTerm(i).Value, c.Elem(i).Value) {
+				return true
+			}
+		}
+	case ast.Object:
+		return c.Until(func(k, v *ast.Term) bool { return visit(k.Value, v.Value) })
+	case ast.Set:
+		return c.Until(func(member *ast.Term) bool { return visit(member.Value, member.Value) })
+	}
+	return false
+}
+
+// at is what a collection has at key, or nil.
+func at(collection ast.Value, key *ast.Term) ast.Value {
+	var found *ast.Term
+	switch c := collection.(type) {
+	case *ast.Array:
+		found = c.Get(key)
+	case ast.Object:
+		found = c.Get(key)
+	case ast.Set:
+		if c.Contains(key) {
+			found = key
+		}
+	}
+	if found == nil {
+		return nil
+	}
+	return found.Value
+}
+
+// lastField is what an object was found to have: many rules ask for the same field of the
+// same element one after the other.
+type lastField struct {
+	object ast.Object
+	path   *ast.Term
+	value  ast.Value
+}
+
+// field is what v has at a path of one name, or nil.
+func (l *look) field(v ast.Value, path ast.Ref) ast.Value {
+	object, ok := v.(ast.Object)
+	if !ok {
+		if v == nil {
 			return nil
 		}
-		all = append(all, guard)
+		found, err := v.Find(path)
+		if err != nil {
+			return nil // it has nothing there
+		}
+		return found
+	}
+	if l.last.object == object && l.last.path.Value == path[0].Value {
+		return l.last.value
+	}
+	found, err := object.Find(path)
+	if err != nil {
+		found = nil
+	}
+	l.last = lastField{object, path[0], found}
+	return found
+}
+
+// virtual is a rule that others read, or a function.
+type virtual struct {
+	index       int // of what a look remembers; functions are not remembered
+	set         bool
+	definitions []*definition
+	otherwise   ast.Value // the default; may be nil
+	touched     touched
+	uses        []usage // of its arguments
+}
+
+// definition is one rule of a virtual.
+type definition struct {
+	arguments []argument
+	body      []step
+	value     expression
+	slots     int
+	otherwise *definition // else
+}
+
+// argument is bound to a slot, or has to be equal to a constant.
+type argument struct {
+	slot     int
+	constant ast.Value
+}
+
+// remembered is the value of a virtual in one look.
+type remembered struct {
+	known   bool
+	unknown bool
+	value   ast.Value
+}
+
+// get is the value of a virtual without arguments.
+func (v *virtual) get(l *look) ast.Value {
+	r := &l.virtuals[v.index]
+	if !r.known {
+		*r = remembered{known: true, value: v.call(l, nil)}
+		if r.unknown = l.unknown; r.unknown {
+			r.value = nil
+		}
+	}
+	l.unknown = l.unknown || r.unknown
+	return r.value
+}
+
+func (v *virtual) call(l *look, arguments []ast.Value) ast.Value {
+	if v.set {
+		return v.members(l)
+	}
+	var value ast.Value
+	for _, d := range v.definitions {
+		one := d.call(l, arguments)
+		if l.unknown {
+			return nil
+		}
+		if one != nil && value != nil && ast.Compare(one, value) != 0 {
+			l.unknown = true // a conflict: OPA tells
+			return nil
+		}
+		if one != nil {
+			value = one
+		}
+	}
+	if value == nil {
+		return v.otherwise
+	}
+	return value
+}
+
+func (v *virtual) members(l *look) ast.Value {
+	all := ast.NewSet()
+	for _, d := range v.definitions {
+		f, top := l.frame(d.slots)
+		solve(l, f, d.body, func() bool {
+			if member := l.constructed(d.value(l, f)); member != nil {
+				all.Add(ast.NewTerm(member))
+			}
+			return l.unknown
+		})
+		l.drop(top)
 	}
 	return all
 }
 
-func conditionOf(expr *ast.Expr) (condition, bool) {
-	c := condition{negated: expr.Negated}
-	compared := ast.Body{expr}
-	if not, ok := expr.Terms.(*ast.Not); ok {
-		if expr.Negated {
-			return condition{}, false
-		}
-		c.negated, compared = true, not.Body
-	}
-	if len(expr.With) > 0 {
-		return condition{}, false
-	}
-	for _, one := range compared {
-		read, ok := comparisonOf(one)
-		if !ok || len(one.With) > 0 || one != expr && one.Negated {
-			return condition{}, false
-		}
-		c.comparisons = append(c.comparisons, read)
-	}
-	return c, true
-}
-
-func comparisonOf(expr *ast.Expr) (comparison, bool) {
-	operands := expr.Operands()
-	if !expr.IsCall() || len(operands) != 2 || !isFixed(operands[0].Value) || !isFixed(operands[1].Value) {
-		return comparison{}, false
-	}
-	holds := operator(expr.Operator().String())
-	return comparison{operands[0].Value, operands[1].Value, holds}, holds != nil
-}
-
-// isFixed tells whether a value is a constant or a part of the input that is always
-// the same one.
-func isFixed(value ast.Value) bool {
-	if ref, ok := value.(ast.Ref); ok {
-		return ref.HasPrefix(ast.InputRootRef) && ref.IsGround() &&
-			!slices.ContainsFunc(ref[1:], func(key *ast.Term) bool { _, text := key.Value.(ast.String); return !text })
-	}
-	return ast.IsConstant(value)
-}
-
-// operator is what the built-in function of this name tells, or nil. OPA compares in
-// ast.Compare as well, values of different types too.
-func operator(name string) func(left, right ast.Value) bool {
-	switch name {
-	case ast.Equal.Name:
-		return func(left, right ast.Value) bool { return ast.Compare(left, right) == 0 }
-	case ast.LessThanEq.Name:
-		return func(left, right ast.Value) bool { return ast.Compare(left, right) <= 0 }
-	case ast.GreaterThanEq.Name:
-		return func(left, right ast.Value) bool { return ast.Compare(left, right) >= 0 }
-	case ast.GreaterThan.Name:
-		return func(left, right ast.Value) bool { return ast.Compare(left, right) > 0 }
-	case ast.Member.Name:
-		return func(left, right ast.Value) bool {
-			set, ok := right.(ast.Set)
-			return ok && set.Contains(ast.NewTerm(left))
+func (d *definition) call(l *look, arguments []ast.Value) (value ast.Value) {
+	f, top := l.frame(d.slots)
+	defer l.drop(top)
+	for i, a := range d.arguments {
+		if a.constant == nil {
+			f[a.slot] = arguments[i]
+		} else if ast.Compare(a.constant, arguments[i]) != 0 {
+			return nil
 		}
 	}
-	return nil
-}
-
-// empty tells whether the set is empty for certain.
-func (g guards) empty(input ast.Value) bool {
-	return len(g) > 0 && !slices.ContainsFunc(g, func(rule ruleGuard) bool { return !rule.fails(input) })
-}
-
-// fails tells whether the rule adds nothing for certain.
-func (g ruleGuard) fails(input ast.Value) bool {
-	return slices.ContainsFunc(g, func(c condition) bool { return c.fails(input) })
-}
-
-// fails tells whether the condition is known and does not hold. Of what the input
-// lacks nothing is known here: evaluation decides.
-func (c condition) fails(input ast.Value) bool {
-	all := true
-	for _, one := range c.comparisons {
-		left, right := valueIn(input, one.left), valueIn(input, one.right)
-		if left == nil || right == nil {
-			return false
+	solve(l, f, d.body, func() bool {
+		one := d.value(l, f)
+		if one != nil && value != nil && ast.Compare(one, value) != 0 {
+			l.unknown = true // a conflict: OPA tells
 		}
-		all = all && one.holds(left, right)
+		if one != nil {
+			value = one
+		}
+		return l.unknown
+	})
+	if value == nil && d.otherwise != nil && !l.unknown {
+		return d.otherwise.call(l, arguments)
 	}
-	return all == c.negated
+	return value
 }
 
-// valueIn is what value, a constant or a reference, is in this input; nil when the
-// input lacks it.
-func valueIn(input, value ast.Value) ast.Value {
-	ref, ok := value.(ast.Ref)
-	if !ok {
-		return value
-	}
-	found, err := input.Find(ref[1:])
-	if err != nil {
+// constructed is a value that is put into another one. Values made of values can grow
+// beyond all bounds, so there is one here.
+func (l *look) constructed(v ast.Value) ast.Value {
+	if v == nil {
 		return nil
 	}
+	left := maxConstructed
+	if !within(v, &left) {
+		l.unknown = true
+		return nil
+	}
+	if l.made += maxConstructed - left; l.made > maxTerms {
+		l.unknown = true
+		return nil
+	}
+	return v
+}
+
+// within takes the terms of a value off left and tells whether there were that many.
+func within(v ast.Value, left *int) bool {
+	if *left--; *left < 0 {
+		return false
+	}
+	return !iterate(v, func(key, value ast.Value) bool {
+		return !within(key, left) || !within(value, left)
+	})
+}
+
+// elements remembers for the elements of a list which of the walks along it may find a
+// solution with them. What an element is to a walk is what the walk reads of it.
+type elements struct {
+	index  int
+	whole  bool     // more is read than fields
+	fields []string // sorted
+	walks  []*walk
+	budget *elementBudget
+
+	mu    sync.Mutex
+	known map[string]bits
+}
+
+// elementBudget bounds what all elements of an engine remember: past it they begin anew.
+type elementBudget struct {
+	mu   sync.Mutex
+	left int
+	all  []*elements
+}
+
+const (
+	maxElementBytes = 4 << 20
+	entryBytes      = 64 // of a map, about
+)
+
+// bits has one for each walk.
+type bits []uint64
+
+func (b bits) has(bit int) bool { return b[bit/64]&(1<<(bit%64)) != 0 }
+
+func (b bits) set(bit int) { b[bit/64] |= 1 << (bit % 64) }
+
+func (e *elements) bits() bits { return make(bits, (len(e.walks)+63)/64) }
+
+// verdicts are the walks that may find a solution, with each element of a list and with any.
+type verdicts struct {
+	each []bits
+	any  bits
+}
+
+// verdicts are those on the list that e is about, which is the same throughout a look.
+func (e *elements) verdicts(l *look, list *ast.Array) *verdicts {
+	if known := l.lists[e.index]; known != nil {
+		return known
+	}
+	v := &verdicts{each: make([]bits, list.Len()), any: e.bits()}
+	var key []byte
+	for i := range v.each {
+		key = e.key(key[:0], list.Elem(i).Value)
+		v.each[i] = e.of(l, key, list.Elem(i).Value)
+		if l.late {
+			return v
+		}
+		for n, word := range v.each[i] {
+			v.any[n] |= word
+		}
+	}
+	l.lists[e.index] = v
+	return v
+}
+
+// of is which walks may find a solution with an element.
+func (e *elements) of(l *look, key []byte, element ast.Value) bits {
+	e.mu.Lock()
+	known, ok := e.known[string(key)]
+	e.mu.Unlock()
+	if ok && l.spend(1) {
+		return known
+	}
+	found := e.bits()
+	made, left := l.made, l.left
+	for i, w := range e.walks {
+		l.made, l.left = 0, maxSteps
+		f, top := l.frame(w.slots)
+		f[w.slot] = element
+		if solvable(l, f, w.inside) {
+			found.set(i) // or it is not known here
+		}
+		l.drop(top)
+		l.unknown = l.late
+	}
+	l.made, l.left = made, left
+	if !l.late {
+		e.remember(string(key), found)
+	}
 	return found
+}
+
+func (e *elements) remember(key string, found bits) {
+	b := e.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.left -= len(key) + 8*len(found) + entryBytes; b.left < 0 {
+		for _, one := range b.all {
+			one.mu.Lock()
+			one.known = map[string]bits{}
+			one.mu.Unlock()
+		}
+		b.left = maxElementBytes
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.known[key] = found
+}
+
+// key appends what tells an element from others to b.
+func (e *elements) key(b []byte, element ast.Value) []byte {
+	object, ok := element.(ast.Object)
+	if e.whole || !ok {
+		return appendValue(append(b, 0), element)
+	}
+	b = append(b, 1)
+	for _, field := range e.fields {
+		if found := object.Get(ast.InternedTerm(field)); found != nil {
+			b = appendValue(b, found.Value)
+		} else {
+			b = append(b, 0)
+		}
+	}
+	return b
+}
+
+// appendValue appends a form of v that no other value has.
+func appendValue(b []byte, v ast.Value) []byte {
+	if text, ok := v.(ast.String); ok {
+		b = binary.AppendUvarint(append(b, 1), uint64(len(text)))
+		return append(b, text...)
+	}
+	text := v.String()
+	b = binary.AppendUvarint(append(b, 2), uint64(len(text)))
+	return append(b, text...)
 }

@@ -473,8 +473,8 @@ func TestStuckEvaluations(t *testing.T) {
 	for range maxEvaluations {
 		w.slots <- struct{}{} // each one of these would be an evaluation that was given up
 	}
-	// Built-in rules need not be asked about a good text, others always are.
-	e := promptEngine(t, "", hostile("team", `deny contains "x" if input.request.user == "mallory"`))
+	// Rules need not be asked about a good text where guards understand them.
+	e := promptEngine(t, "", hostile("team", `deny contains "x" if input.request.user == "mallory" with input.request.dryRun as true`))
 	e.watchdog = w
 	d := e.Decide(context.Background(), update(goodText), smallCluster())
 	want := `deny metadata.name: the write could not be judged: too many evaluations are running; ` +

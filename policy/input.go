@@ -106,9 +106,22 @@ func cidrInputOf(c *config.Config, e element) cidrInput {
 // listed is an element of the list itself.
 func listed(index int) element { return element{config.KeyNonMasqueradeCIDRs, index} }
 
+// The keys of each of a long list, made once.
+//
+//nolint:gochecknoglobals // constants in all but the language
+var (
+	keyCIDR, keyFamily = ast.StringTerm("cidr"), ast.StringTerm("family")
+	keyPath, keyLine   = ast.StringTerm("path"), ast.StringTerm("line")
+	families           = map[string]*ast.Term{
+		addressFamilies[0].name: ast.StringTerm(addressFamilies[0].name),
+		addressFamilies[1].name: ast.StringTerm(addressFamilies[1].name),
+	}
+)
+
 func (c cidrInput) items() [][2]*ast.Term {
 	return [][2]*ast.Term{
-		item("cidr", c.CIDR), item("family", c.Family), item("path", c.Path), item("line", c.Line),
+		ast.Item(keyCIDR, ast.StringTerm(c.CIDR)), ast.Item(keyFamily, families[c.Family]),
+		ast.Item(keyPath, ast.StringTerm(c.Path)), ast.Item(keyLine, ast.InternedTerm(c.Line)),
 	}
 }
 

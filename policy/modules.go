@@ -267,7 +267,7 @@ func builtinEntries(modules map[string]*ast.Module, params Params) ([]entry, err
 			e := entry{
 				rule: meta.id, action: meta.action, builtin: true, docs: meta.docs,
 				query: module.Package.Path.String() + "." + set, place: sets[set],
-				guards: guardsOf(module, set), behind: &atomic.Int32{},
+				behind: &atomic.Int32{},
 			}
 			if set == string(Warn) && len(sets) > 1 {
 				e.action, e.fixed = Warn, true

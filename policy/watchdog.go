@@ -85,6 +85,19 @@ func prepare(ctx context.Context, compiler *ast.Compiler, expressions []string, 
 	return q, err
 }
 
+// data is what the query reads beside rules.
+func (q *query) data(ctx context.Context) (ast.Value, error) {
+	all, err := q.store.Read(ctx, q.reading, storage.RootPath)
+	if err != nil {
+		return nil, err
+	}
+	value, ok := all.(ast.Value)
+	if !ok {
+		return ast.InterfaceToValue(all)
+	}
+	return value, nil
+}
+
 // only is the part of q at these indexes. Its expressions do not depend on one another.
 func (q *query) only(indexes ...int) *query {
 	part := *q

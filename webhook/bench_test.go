@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -116,8 +115,43 @@ func benchReview(b *testing.B, oldText, newText string) []byte {
 	return body
 }
 
+// teams are sets of twenty rules of the kinds that platform teams have, each set with
+// addresses, names and bounds of its own. A good text breaks none of them.
+func teams(count int) []policy.Source {
+	const kinds = 10
+	rules := [kinds]string{
+		"deny contains v if {\n\tsome range in input.config.nonMasqueradeCIDRs\n\tnet.cidr_contains(range.cidr, \"198.51.%[1]d.%[2]d/32\")\n\t%[3]s\n}\n",
+		"deny contains v if {\n\tsome range in input.config.nonMasqueradeCIDRs\n\tnet.cidr_intersects(\"203.0.%[1]d.%[2]d/32\", range.cidr)\n\t%[3]s\n}\n",
+		"deny contains v if {\n\tsome range in input.config.nonMasqueradeCIDRs\n\tnot _mine(range.cidr)\n\t_length(range.cidr) < %[2]d / 100\n\t%[3]s\n}\n",
+		"warn contains v if {\n\tsome range in input.config.nonMasqueradeCIDRs\n\trange.family == \"ipv6\"\n\tstartswith(range.cidr, \"2001:db8:%[2]d:\")\n\t%[3]s\n}\n",
+		"deny contains v if {\n\tinput.request.user == \"robot-%[1]d-%[2]d\"\n\trange := {\"cidr\": \"*\", \"path\": \"\"}\n\t%[3]s\n}\n",
+		"deny contains v if {\n\tcount(input.config.nonMasqueradeCIDRs) > 20000 + %[2]d\n\trange := {\"cidr\": \"*\", \"path\": \"\"}\n\t%[3]s\n}\n",
+		"deny contains v if {\n\tsome cidr in input.derived.diff.no_longer_masqueraded\n\tnet.cidr_contains(\"198.18.%[2]d.0/24\", cidr)\n\trange := {\"cidr\": cidr, \"path\": \"\"}\n\t%[3]s\n}\n",
+		"deny contains v if {\n\tnot regex.match(`^[a-z]`, input.request.user)\n\tinput.request.operation == \"DELETE\"\n\trange := {\"cidr\": \"%[2]d\", \"path\": \"\"}\n\t%[3]s\n}\n",
+		"deny contains v if {\n\tsome range in input.config.nonMasqueradeCIDRs\n\tevery entry in data.team%[1]d.forbidden {\n\t\tnet.cidr_contains(entry, range.cidr)\n\t}\n\t%[3]s\n}\n",
+		"deny contains v if {\n\tcount([range | some range in input.config.nonMasqueradeCIDRs; endswith(range.cidr, \"/%[2]d\"); range.line == 0]) > 7\n" +
+			"\trange := {\"cidr\": \"*\", \"path\": \"\"}\n\t%[3]s\n}\n",
+	}
+	var sources []policy.Source
+	for team := range count {
+		var b strings.Builder
+		fmt.Fprintf(&b, "# METADATA\n# title: Rules of team %[1]d\npackage ipmasq.team%[1]d\n", team)
+		for i := range 2 * kinds {
+			body := fmt.Sprintf("v := {\"rule\": \"rule-%d\", \"path\": range.path, \"msg\": $\"{range.cidr} is not for team %d\"}", i, team)
+			b.WriteString("\n" + fmt.Sprintf(rules[i%kinds], team, 100+i, body))
+		}
+		b.WriteString("\n_mine(cidr) if {\n\tsome entry in data." + fmt.Sprintf("team%d", team) + ".register\n\tnet.cidr_contains(entry, cidr)\n}\n" +
+			"\n_length(cidr) := to_number(split(cidr, \"/\")[1])\n")
+		sources = append(sources,
+			policy.Source{Name: fmt.Sprintf("team-%d/rules.rego", team), Text: []byte(b.String())},
+			policy.Source{Name: fmt.Sprintf("team-%d/data.json", team), Text: fmt.Appendf(nil,
+				`{"team%d": {"register": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"], "forbidden": ["192.0.2.0/24", "198.51.100.0/24"]}}`, team)})
+	}
+	return sources
+}
+
 // benchServerEnv makes the test binary a server: "allow-all", or the number of nodes
-// of the cluster that the webhook's handler knows.
+// of the cluster that the webhook's handler knows and the number of teams with rules.
 const benchServerEnv = "WEBHOOK_BENCH_SERVER"
 
 func TestMain(m *testing.M) {
@@ -134,12 +168,13 @@ func TestMain(m *testing.M) {
 // serveBench serves over TLS 1.3 until its standard input ends. It prints its URL.
 func serveBench(kind string) error {
 	var served http.Handler = http.HandlerFunc(allowEverything)
-	if nodes, err := strconv.Atoi(kind); err == nil {
+	var nodes, sets int
+	if _, err := fmt.Sscanf(kind, "%d %d", &nodes, &sets); err == nil {
 		params, err := policy.ParseParams([]byte("rules: {cidr-limit: {max: 10000}}"))
 		if err != nil {
 			return err
 		}
-		engine, err := policy.New(context.Background(), params, nil)
+		engine, err := policy.New(context.Background(), params, teams(sets))
 		if err != nil {
 			return err
 		}
@@ -169,24 +204,53 @@ func BenchmarkHandler(b *testing.B) {
 	for _, count := range []int{4, 64, 1000} {
 		for _, nodes := range []int{0, 5000} {
 			b.Run(fmt.Sprintf("cidrs=%d/nodes=%d", count, nodes), func(b *testing.B) {
-				ours, theirs := benchServer(b, strconv.Itoa(nodes)), benchServer(b, "allow-all")
-				oldText := benchText(count, 0)
-				var oursTook, theirsTook []time.Duration
-				for i := 1; b.Loop(); i++ {
-					body := benchReview(b, oldText, benchText(count, i))
-					oursTook = append(oursTook, ours(body))
-					theirsTook = append(theirsTook, theirs(body))
-				}
-				slices.Sort(oursTook)
-				slices.Sort(theirsTook)
-				at := func(took []time.Duration, percent int) float64 {
-					return float64(took[len(took)*percent/100].Microseconds())
-				}
-				b.ReportMetric(at(oursTook, 50), "p50-µs")
-				b.ReportMetric(at(oursTook, 99), "p99-µs")
-				b.ReportMetric(at(theirsTook, 50), "allow-all-p50-µs")
-				b.ReportMetric(at(oursTook, 50)/at(theirsTook, 50), "p50-ratio")
+				compareServers(b, count, fmt.Sprintf("%d 0", nodes), "allow-all", "allow-all")
 			})
+		}
+	}
+}
+
+// BenchmarkHandlerRules compares the handler with fifty sets of twenty rules with the
+// same one that has the built-in rules alone.
+func BenchmarkHandlerRules(b *testing.B) {
+	for _, count := range []int{4, 64, 1000} {
+		b.Run(fmt.Sprintf("cidrs=%d", count), func(b *testing.B) {
+			compareServers(b, count, "5000 50", "5000 0", "built-in")
+		})
+	}
+}
+
+// compareServers sends every review, each with a text that was never seen before, to two
+// servers by turns.
+func compareServers(b *testing.B, cidrs int, kind, other, otherName string) {
+	b.Helper()
+	ours, theirs := benchServer(b, kind), benchServer(b, other)
+	oldText := benchText(cidrs, 0)
+	var oursTook, theirsTook []time.Duration
+	for i := 1; b.Loop(); i++ {
+		body := benchReview(b, oldText, benchText(cidrs, i))
+		oursTook = append(oursTook, ours(body))
+		theirsTook = append(theirsTook, theirs(body))
+	}
+	slices.Sort(oursTook)
+	slices.Sort(theirsTook)
+	at := func(took []time.Duration, percent int) float64 {
+		return float64(took[len(took)*percent/100].Microseconds())
+	}
+	b.ReportMetric(at(oursTook, 50), "p50-µs")
+	b.ReportMetric(at(oursTook, 99), "p99-µs")
+	b.ReportMetric(at(theirsTook, 50), otherName+"-p50-µs")
+	b.ReportMetric(at(oursTook, 50)/at(theirsTook, 50), "p50-ratio")
+}
+
+// BenchmarkReload is what a change of one of fifty sets of twenty rules takes until the
+// new rules decide.
+func BenchmarkReload(b *testing.B) {
+	sources := teams(50)
+	for i := 0; b.Loop(); i++ {
+		sources[0].Text = append(bytes.TrimRight(sources[0].Text, "#\n"), []byte(strings.Repeat("#", i%7)+"\n")...)
+		if _, err := policy.New(b.Context(), policy.Params{}, sources); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
