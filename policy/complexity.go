@@ -333,8 +333,8 @@ func (x *expansions) chain(name string) int {
 	return longest + 1
 }
 
-// size is how much a term is written out. Only what refers to something counts, and a
-// literal counts as one.
+// size is how much a term is written out. What refers to nothing does not count: it stands
+// there already.
 func (x *expansions) size(s *ruleScope, term *ast.Term) int {
 	sum := 0
 	add := func(element *ast.Term) { sum = min(sum+x.size(s, element), maxExpansion+1) }
@@ -370,7 +370,7 @@ func (x *expansions) size(s *ruleScope, term *ast.Term) int {
 	if sum > maxExpansion && x.failure == nil {
 		x.failure = ruleErrorf(term.Location, "the value has more than %d parts, with what it refers to written out; put what is large into %s", maxExpansion, dataFile)
 	}
-	return max(sum, 1)
+	return sum
 }
 
 // nodeOf is what a reference begins with: a variable of the rule, or another rule.
