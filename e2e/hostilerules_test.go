@@ -36,7 +36,7 @@ func lines(count int, format string) string {
 
 // aliases is 10^10 values as YAML.
 func aliases() string {
-	bomb := "custom:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+	bomb := "custom:\n  a0: &a0 [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
 	for i := range 9 {
 		bomb += fmt.Sprintf("  a%d: &a%d [%s]\n", i+1, i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
 	}

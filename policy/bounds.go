@@ -255,7 +255,7 @@ func fitsSteps(from, to, step *ast.Term) bool {
 		return false
 	}
 	distance := uint64(max(first, last)) - uint64(min(first, last)) //nolint:gosec // as two's complements, too
-	return by <= 0 || distance/uint64(by) < maxVolume/nodeVolume    //nolint:gosec // above zero
+	return by <= 0 || distance/uint64(by) < maxVolume/nodeVolume
 }
 
 func textOfTerm(term *ast.Term) string {

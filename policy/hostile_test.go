@@ -85,10 +85,10 @@ func TestNewRefuses(t *testing.T) {
 		{"a number out of the world", []Source{{"data.json", []byte("{\"a\": 1,\n\"b\": [1e999999999]}")}}, "data.json:2: reading JSON: 1e999999999: invalid number: number too big"},
 		{"a number in a rule", []Source{hostile("a", `deny contains "x" if 1e999999 * 1e999999 > 7`)}, "a.rego:3:22: number too big"},
 		{"deep data", []Source{{"data.json", []byte(`{"a":` + strings.Repeat("[", 100000) + strings.Repeat("]", 100000) + `}`)}}, "data.json:1: reading JSON: invalid character '[' exceeded max depth; write an object, whose keys rules read as data.<key>"},
-		{"aliases of aliases", []Source{{"params.yaml", []byte(aliasBomb)}}, "params.yaml: reading params: line 2: custom: not a mapping with text keys: yaml: document contains excessive aliasing"},
+		{"aliases of aliases", []Source{{"params.yaml", []byte(aliasBomb())}}, "params.yaml: reading params: line 2: custom: not a mapping with text keys: yaml: document contains excessive aliasing"},
 		{"an alias of itself", []Source{{"params.yaml", []byte("custom: &r\n  a: *r\n")}}, "params.yaml: reading params: line 1: custom: not a mapping with text keys: yaml: anchor 'r' value contains itself"},
 		{"deep params", []Source{{"params.yaml", []byte("custom:\n  a: " + strings.Repeat("[", 100000) + strings.Repeat("]", 100000) + "\n")}}, "params.yaml: reading params: yaml: line 2: exceeded max depth of 10000"},
-		{"aliases in METADATA", []Source{{"a.rego", []byte("# METADATA\n# " + strings.ReplaceAll(strings.TrimSpace(aliasBomb), "\n", "\n# ") + "\npackage ipmasq.a\n\ndeny contains \"x\" if input.request.name\n")}}, "a.rego:2:1: yaml: document contains excessive aliasing"},
+		{"aliases in METADATA", []Source{{"a.rego", []byte("# METADATA\n# " + strings.ReplaceAll(strings.TrimSpace(aliasBomb()), "\n", "\n# ") + "\npackage ipmasq.a\n\ndeny contains \"x\" if input.request.name\n")}}, "a.rego:2:1: yaml: document contains excessive aliasing"},
 		{"many files", make([]Source, maxSources+1), "1001 files of rules, more than 1000"},
 		{"several at once", []Source{hostile("a", `deny := 1`), hostile("b", `deny := 2`)}, "a.rego:3:1: deny is not a set; write deny contains message if { … }\nb.rego:3:1: deny is not a set; write deny contains message if { … }"},
 	} {
@@ -202,13 +202,13 @@ func chainOf(count int, format string) string {
 }
 
 // aliasBomb is 10^10 values, and the lines of a mapping.
-var aliasBomb = func() string {
-	bomb := "custom:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+func aliasBomb() string {
+	bomb := "custom:\n  a0: &a0 [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
 	for i := range 9 {
 		bomb += fmt.Sprintf("  a%d: &a%d [%s]\n", i+1, i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
 	}
 	return bomb
-}()
+}
 
 const goodText = "nonMasqueradeCIDRs: [10.0.0.0/8, 192.168.0.0/16]\n"
 
@@ -320,7 +320,7 @@ func TestMisbehaviour(t *testing.T) {
 		}
 		for _, c := range misbehaviour() {
 			endless := strings.Contains(c.want, "in time")
-			if (endless || strings.Contains(c.want, "more memory")) && name == "violation" {
+			if endless && name == "violation" || strings.Contains(c.want, "more memory") && name != "deny" {
 				continue // the same as deny, and slow
 			}
 			t.Run(name+"/"+c.name, func(t *testing.T) {
@@ -530,7 +530,7 @@ result := count(net.cidr_contains_matches(input, input))
 func TestStuckRuleIsNotAskedAgain(t *testing.T) {
 	lines := 24
 	if raceDetector {
-		lines = 23
+		lines = 22
 	}
 	values := "\tx0 := [input.request.name]\n\ty0 := [input.request.name]\n"
 	for i := range lines {

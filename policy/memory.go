@@ -42,7 +42,7 @@ func heapBound() uint64 {
 	if limit == math.MaxInt64 {
 		limit = memoryWithoutLimit
 	}
-	return uint64(limit) / 3 * 2 //nolint:gosec // a limit is not negative
+	return uint64(limit) / 3 * 2
 }
 
 // crowded tells whether rules have to be stopped: the heap and the stacks hold more than

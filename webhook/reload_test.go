@@ -148,7 +148,6 @@ func TestReloadsDoNotGrow(t *testing.T) {
 		}
 		own := newMetrics("test", engine.Revision())
 		w := newRuleWatch(policy.Params{}, nil, engine, ruleStore{client.ConfigMaps("ip-masq-guard"), "ip-masq-guard", kept}, own, slog.New(slog.DiscardHandler))
-		engine = nil
 		stopped := make(chan error, 1)
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
