@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/binary"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -49,6 +50,7 @@ type look struct {
 	steps    int // since the clock was looked at
 	left     int // steps that one rule may take
 	made     int // terms, by one rule
+	kept     int // terms, in virtuals
 	until    time.Time
 	unknown  bool // what follows cannot be told: OPA may fail at it, or there is no time
 	late     bool // there is no time, so that nothing further can be told
@@ -60,6 +62,9 @@ const (
 	maxSteps       = 1 << 16 // that one rule takes, or one of a walk for an element
 	maxConstructed = 1000    // terms of one value that is put into others
 	maxTerms       = 1 << 16 // that one rule makes
+	maxRemembered  = 1 << 18 // that are remembered of all rules
+	maxData        = 1 << 19 // terms of data.json, which take some milliseconds to compare
+	termBytes      = 64      // of a text that count as a term
 )
 
 // lookSize is what a look has to find and remember.
@@ -205,8 +210,36 @@ func iterate(collection ast.Value, visit func(key, value ast.Value) bool) bool {
 	return false
 }
 
+func isCollection(v ast.Value) bool {
+	switch v.(type) {
+	case *ast.Array, ast.Object, ast.Set:
+		return true
+	}
+	return false
+}
+
+// stored is what data.json has at key in a collection, or nil. OPA goes there by the text
+// of keys, as if 1 and "1" were one, so what is not plain is left to it.
+func stored(l *look, collection ast.Value, key *ast.Term) ast.Value {
+	switch collection.(type) {
+	case *ast.Array:
+		if n, ok := key.Value.(ast.Number); ok {
+			if i, whole := n.Int(); whole && i >= 0 && n == ast.Number(strconv.Itoa(i)) {
+				return at(l, collection, key)
+			}
+		}
+		l.unknown = true
+	case ast.Object:
+		if _, ok := key.Value.(ast.String); ok {
+			return at(l, collection, key)
+		}
+		l.unknown = true
+	}
+	return nil
+}
+
 // at is what a collection has at key, or nil.
-func at(collection ast.Value, key *ast.Term) ast.Value {
+func at(_ *look, collection ast.Value, key *ast.Term) ast.Value {
 	var found *ast.Term
 	switch c := collection.(type) {
 	case *ast.Array:
@@ -292,8 +325,10 @@ type remembered struct {
 func (v *virtual) get(l *look) ast.Value {
 	r := &l.virtuals[v.index]
 	if !r.known {
+		made := l.made
 		*r = remembered{known: true, value: v.call(l, nil)}
-		if r.unknown = l.unknown; r.unknown {
+		l.kept += l.made - made
+		if r.unknown = l.unknown || l.kept > maxRemembered; r.unknown {
 			r.value = nil
 		}
 	}
@@ -386,6 +421,9 @@ func (l *look) constructed(v ast.Value) ast.Value {
 
 // within takes the terms of a value off left and tells whether there were that many.
 func within(v ast.Value, left *int) bool {
+	if text, ok := v.(ast.String); ok {
+		*left -= len(text) / termBytes
+	}
 	if *left--; *left < 0 {
 		return false
 	}

@@ -30,7 +30,7 @@ var lookFunctions = strings.Fields(`
 // Bounds of what a look calls functions with, and of what it takes from them.
 const (
 	maxPlain   = 24   // characters of a number: those are certain to cost no more than others
-	maxRange   = 1000 // numbers.range
+	maxRange   = 1000 // numbers.range, product
 	maxMade    = 4096 // bytes or members of a value that is made of others
 	maxMatched = 512  // bytes that a regular expression is matched against
 	maxProgram = 500  // instructions of the expression
@@ -53,7 +53,10 @@ var comparisons = map[string]func(order int) bool{
 // is unknown.
 func lookFunction(name string) func(l *look, arguments []ast.Value) ast.Value {
 	if holds, ok := comparisons[name]; ok {
-		return func(_ *look, arguments []ast.Value) ast.Value {
+		return func(l *look, arguments []ast.Value) ast.Value {
+			if !l.weigh(arguments[0]) {
+				return nil
+			}
 			return ast.Boolean(holds(ast.Compare(arguments[0], arguments[1])))
 		}
 	}
@@ -65,7 +68,10 @@ func lookFunction(name string) func(l *look, arguments []ast.Value) ast.Value {
 		terms := make([]*ast.Term, len(arguments))
 		for i, argument := range arguments {
 			terms[i] = ast.NewTerm(argument)
-			if !l.spend(sizeOf(argument)) {
+			if text, ok := argument.(ast.String); ok && len(text) > maxMade {
+				l.unknown = true // some take the square of it
+			}
+			if !l.weigh(argument) || !l.spend(sizeOf(argument)) {
 				return nil
 			}
 		}
@@ -97,7 +103,7 @@ func quickFunction(name string) func(l *look, arguments []ast.Value) ast.Value {
 		return func(_ *look, arguments []ast.Value) ast.Value {
 			s, ok := arguments[0].(ast.String)
 			part, both := arguments[1].(ast.String)
-			if !ok || !both {
+			if !ok || !both || len(s) > maxMade {
 				return nil
 			}
 			return ast.Boolean(holds(string(s), string(part)))
@@ -133,6 +139,11 @@ func quickFunction(name string) func(l *look, arguments []ast.Value) ast.Value {
 				return nil
 			}
 			return ast.Boolean(a.prefix.Overlaps(b.prefix))
+		}
+	case ast.Product.Name:
+		return func(l *look, arguments []ast.Value) ast.Value {
+			l.unknown = l.unknown || sizeOf(arguments[0]) > maxRange // it grows with each
+			return nil
 		}
 	case ast.NumbersRange.Name:
 		return func(l *look, arguments []ast.Value) ast.Value {
@@ -201,6 +212,15 @@ func (l *look) prefix(v ast.Value, operand int) parsed {
 		return parsed{}
 	}
 	return l.parsed[operand]
+}
+
+// weigh looks at the clock more often where collections are compared or given to a
+// function: one step can take as long as data.json is large.
+func (l *look) weigh(v ast.Value) bool {
+	if isCollection(v) {
+		l.steps += stepsBetween / 8
+	}
+	return l.spend(0)
 }
 
 // sizeOf is about how many steps a value costs a function that reads all of it.

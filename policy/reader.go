@@ -36,7 +36,7 @@ func newReader(modules map[string]*ast.Module, data, params ast.Value) *reader {
 		rules:  map[string][]*ast.Rule{}, virtuals: map[string]*virtual{}, walked: map[string]*elements{}, inputs: map[string]int{},
 		budget: &elementBudget{left: maxElementBytes},
 	}
-	if isPlain(data) {
+	if left := maxData; isPlain(data) && within(data, &left) {
 		r.data = data
 	}
 	for _, name := range slices.Sorted(maps.Keys(modules)) {
@@ -266,7 +266,14 @@ func (s *scope) not(body ast.Body) error {
 	if err != nil {
 		return err
 	}
-	s.test(func(l *look, f frame) bool { return !solvable(l, f, inner.steps) })
+	s.test(func(l *look, f frame) bool {
+		holds := false
+		solve(l, f, inner.steps, func() bool { // all of them, as OPA does: one may fail
+			holds = true
+			return false
+		})
+		return !holds && !l.unknown
+	})
 	return nil
 }
 
@@ -295,7 +302,7 @@ func (s *scope) every(every *ast.Every) error {
 	}
 	s.test(func(l *look, f frame) bool {
 		all := domain(l, f)
-		return all != nil && !iterate(all, func(k, v ast.Value) bool {
+		return isCollection(all) && !iterate(all, func(k, v ast.Value) bool {
 			f[key], f[value] = k, v
 			return !solvable(l, f, body.steps) || l.unknown
 		})
@@ -306,21 +313,12 @@ func (s *scope) every(every *ast.Every) error {
 // unify makes two terms equal: a variable without a value takes the other's.
 func (s *scope) unify(left, right *ast.Term) error {
 	if _, free := s.free(left); !free {
+		if _, free = s.free(right); !free {
+			return s.equal(left, right)
+		}
 		left, right = right, left
 	}
-	name, free := s.free(left)
-	if !free {
-		a, err := s.term(left)
-		if err != nil {
-			return err
-		}
-		b, err := s.term(right)
-		if err != nil {
-			return err
-		}
-		s.test(func(l *look, f frame) bool { return isEqual(a(l, f), b(l, f)) })
-		return nil
-	}
+	name, _ := s.free(left)
 	var value expression
 	var err error
 	slot := -1
@@ -337,12 +335,33 @@ func (s *scope) unify(left, right *ast.Term) error {
 	case bound: // by the other side: x = list[x]
 		s.touch(own)
 		s.root().uses[own].whole = true
-		s.test(func(l *look, f frame) bool { return isEqual(f[own], value(l, f)) })
+		s.test(func(l *look, f frame) bool { return l.isEqual(f[own], value(l, f)) })
 	case slot >= 0:
 		s.slots[name] = slot // another name for the same
 	default:
 		s.assign(name, value)
 	}
+	return nil
+}
+
+// equal compares two terms, neither of them a variable without a value. As in OPA the left
+// one is evaluated before the right one iterates: it may fail.
+func (s *scope) equal(left, right *ast.Term) error {
+	a, err := s.term(left)
+	if err != nil {
+		return err
+	}
+	if _, ok := left.Value.(ast.Ref); ok {
+		slot := s.slot()
+		s.bound(slot, a)
+		s.touch(slot) // a walk on the right does not remember it
+		a = valueOf(slot)
+	}
+	b, err := s.term(right)
+	if err != nil {
+		return err
+	}
+	s.test(func(l *look, f frame) bool { return l.isEqual(a(l, f), b(l, f)) })
 	return nil
 }
 
@@ -357,14 +376,20 @@ func (s *scope) free(t *ast.Term) (ast.Var, bool) {
 }
 
 func (s *scope) assign(name ast.Var, value expression) {
-	slot := s.bind(name)
+	s.bound(s.bind(name), value)
+}
+
+// bound puts a value into a slot, or fails where it is undefined.
+func (s *scope) bound(slot int, value expression) {
 	s.steps = append(s.steps, step{binds: true, test: func(l *look, f frame) bool {
 		f[slot] = value(l, f)
 		return f[slot] != nil
 	}})
 }
 
-func isEqual(a, b ast.Value) bool { return a != nil && b != nil && ast.Compare(a, b) == 0 }
+func (l *look) isEqual(a, b ast.Value) bool {
+	return a != nil && b != nil && l.weigh(a) && ast.Compare(a, b) == 0
+}
 
 // call reads the call of a function, built in or the author's, with or without a last
 // operand that is its result.
@@ -439,7 +464,7 @@ func (s *scope) call(terms []*ast.Term) error {
 	if err != nil {
 		return err
 	}
-	s.test(func(l *look, f frame) bool { return isEqual(value(l, f), result(l, f)) })
+	s.test(func(l *look, f frame) bool { return l.isEqual(value(l, f), result(l, f)) })
 	return nil
 }
 
@@ -607,6 +632,7 @@ func (s *scope) ref(ref ast.Ref) (value expression, slot int, err error) {
 	source := "" // of a list that a rule walks
 	from := 1
 	slot = -1
+	base := false // data.json, which OPA does not read as it reads values
 	switch head := ref[0].Value; {
 	case head.Compare(ast.InputRootDocument.Value) == 0:
 		if source, err = s.input(ref); err != nil {
@@ -619,6 +645,7 @@ func (s *scope) ref(ref ast.Ref) (value expression, slot int, err error) {
 		if value, from, err = s.document(ref); err != nil {
 			return nil, -1, err
 		}
+		base = from == 1
 	default:
 		name, ok := head.(ast.Var)
 		var bound bool
@@ -638,7 +665,7 @@ func (s *scope) ref(ref ast.Ref) (value expression, slot int, err error) {
 			}
 			slot = -1
 		}
-		if len(fields) > 0 {
+		if len(fields) > 0 && !base {
 			path, value = path[len(fields):], below(value, fields)
 			continue
 		}
@@ -656,7 +683,11 @@ func (s *scope) ref(ref ast.Ref) (value expression, slot int, err error) {
 			source, slot, value = "", each.value, valueOf(each.value)
 			continue
 		}
-		if value, err = s.key(value, t); err != nil {
+		get := at
+		if base {
+			get = stored
+		}
+		if value, err = s.key(value, t, get); err != nil {
 			return nil, -1, err
 		}
 	}
@@ -761,7 +792,7 @@ func (s *scope) document(ref ast.Ref) (expression, int, error) {
 }
 
 // key is what a collection has at the key that t is.
-func (s *scope) key(collection expression, t *ast.Term) (expression, error) {
+func (s *scope) key(collection expression, t *ast.Term, get func(l *look, collection ast.Value, key *ast.Term) ast.Value) (expression, error) {
 	key, err := s.term(t)
 	if err != nil {
 		return nil, err
@@ -771,7 +802,7 @@ func (s *scope) key(collection expression, t *ast.Term) (expression, error) {
 		if c == nil || k == nil {
 			return nil
 		}
-		return at(c, ast.NewTerm(k))
+		return get(l, c, ast.NewTerm(k))
 	}, nil
 }
 
