@@ -349,6 +349,9 @@ func TestGuardsBounded(t *testing.T) {
 		{Name: "b.rego", Text: []byte("package ipmasq.b\ndeny contains 1 if f30(1) == 1\n" +
 			chainOf(30, "f%d(x) := f%[2]d(x + 1) + f%[2]d(x + 2)") + "f0(x) := x if x >= 0")},
 		{Name: "c.rego", Text: []byte("package ipmasq.c\ndeny contains 1 if input.request.user == \"x\"")},
+		{Name: "d.rego", Text: []byte("package ipmasq.d\ndeny contains 1 if indexof(data.long, \"y\") == 7")},
+		{Name: "e.rego", Text: []byte("package ipmasq.e\ndeny contains 1 if product(data.many) == 7")},
+		{Name: "data.json", Text: []byte(`{"long": "` + strings.Repeat("é", 9000) + `", "many": [2` + strings.Repeat(", 2", 1000) + `]}`)},
 	})
 	if err != nil {
 		t.Fatal(err)

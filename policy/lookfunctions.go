@@ -32,6 +32,7 @@ const (
 	maxPlain   = 24   // characters of a number: those are certain to cost no more than others
 	maxRange   = 1000 // numbers.range, product
 	maxMade    = 4096 // bytes or members of a value that is made of others
+	maxFolded  = 64   // members of a value that is kept with the rule, since its operands are constants
 	maxMatched = 512  // bytes that a regular expression is matched against
 	maxProgram = 500  // instructions of the expression
 )

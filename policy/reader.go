@@ -448,7 +448,7 @@ func (s *scope) call(terms []*ast.Term) error {
 	}
 	if uses == nil && !slices.ContainsFunc(operands[:arity], func(t *ast.Term) bool { return !ast.IsConstant(t.Value) }) {
 		once := newLook(nil, lookSize{}, time.Second)
-		if constant := value(once, nil); constant != nil && !once.unknown {
+		if constant := value(once, nil); constant != nil && !once.unknown && sizeOf(constant) <= maxFolded {
 			value = func(*look, frame) ast.Value { return constant }
 		}
 	}
