@@ -2,12 +2,7 @@ package e2e
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ip-masq-guard/ip-masq-guard/e2e/pki"
 	"github.com/vishvananda/netlink"
 )
 
@@ -30,7 +26,7 @@ import (
 type controlPlane struct {
 	dir       string // everything it writes
 	binaries  string // etcd, kube-apiserver, kubectl
-	users     authority
+	users     pki.Authority
 	url       string
 	etcd      string
 	auditLog  string
@@ -230,49 +226,24 @@ func (c *controlPlane) writeFiles() error {
 		return err
 	}
 	var err error
-	if c.users, err = newAuthority("ip-masq-guard-e2e"); err != nil {
+	if c.users, err = pki.New("ip-masq-guard-e2e"); err != nil {
 		return err
-	}
-	accounts, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("making the key of service accounts: %w", err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(accounts)
-	if err != nil {
-		return fmt.Errorf("writing the key of service accounts: %w", err)
-	}
-	public, err := x509.MarshalPKIXPublicKey(accounts.Public())
-	if err != nil {
-		return fmt.Errorf("writing the key of service accounts: %w", err)
 	}
 	write := func(name string, text []byte) error {
 		return os.WriteFile(filepath.Join(c.dir, name), text, 0o600)
 	}
 	return errors.Join(
-		write("users.crt", c.users.pem()),
-		write("accounts.key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})),
-		write("accounts.pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})),
+		write("users.crt", c.users.PEM()),
 		write("audit-policy.yaml", []byte(auditPolicy)),
-		c.users.writeKeyPair(filepath.Join(c.dir, "server"), "kube-apiserver"),
+		pki.WriteAccountKeys(c.dir),
+		c.users.WriteKeyPair(filepath.Join(c.dir, "server"), "tls", pki.Local("kube-apiserver")),
 		c.writeKubeconfig(c.admin, "admin", "system:masters"),
 	)
 }
 
 // writeKubeconfig lets a user of these groups in, by client certificate.
 func (c *controlPlane) writeKubeconfig(path, user string, groups ...string) error {
-	cert, key, err := c.users.issue(user, groups...)
-	if err != nil {
-		return err
-	}
-	encode := base64.StdEncoding.EncodeToString
-	text := fmt.Sprintf(`apiVersion: v1
-kind: Config
-current-context: e2e
-contexts: [{name: e2e, context: {cluster: e2e, user: %[1]s}}]
-clusters: [{name: e2e, cluster: {server: "%[2]s", certificate-authority-data: %[3]s}}]
-users: [{name: %[1]s, user: {client-certificate-data: %[4]s, client-key-data: %[5]s}}]
-`, user, c.url, encode(c.users.pem()), encode(cert), encode(key))
-	return os.WriteFile(path, []byte(text), 0o600)
+	return c.users.WriteKubeconfig(path, c.url, user, groups...)
 }
 
 // ready tells whether the API server serves and has made the objects that every

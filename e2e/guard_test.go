@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/ip-masq-guard/ip-masq-guard/e2e/pki"
 )
 
 // Names of the product in the cluster.
@@ -123,13 +125,13 @@ func (c *controlPlane) newGuard(binary, dir, namespace string, args ...string) (
 	if err != nil {
 		return nil, err
 	}
-	serving, err := newAuthority("webhook of " + namespace)
+	serving, err := pki.New("webhook of " + namespace)
 	if err != nil {
 		return nil, err
 	}
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	if err = errors.Join(
-		serving.writeKeyPair(filepath.Join(dir, "tls"), "webhook"),
+		serving.WriteKeyPair(filepath.Join(dir, "tls"), "tls", pki.Local("webhook")),
 		c.writeKubeconfig(kubeconfig, webhookUser),
 	); err != nil {
 		return nil, err
@@ -160,7 +162,7 @@ func (c *controlPlane) newGuard(binary, dir, namespace string, args ...string) (
 		"NAME":      g.configuration(),
 		"NAMESPACE": namespace,
 		"URL":       fmt.Sprintf("https://127.0.0.1:%d/validate", ports[0]),
-		"CA":        base64.StdEncoding.EncodeToString(serving.pem()),
+		"CA":        base64.StdEncoding.EncodeToString(serving.PEM()),
 	}
 	filled := os.Expand(string(manifest), func(name string) string { return values[name] })
 	if got := c.kubectl().run(context.Background(), filled, "apply", "-f", "-"); got.exit != 0 {

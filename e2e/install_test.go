@@ -141,7 +141,7 @@ current-context: e2e
 contexts: [{name: e2e, context: {cluster: e2e, user: account}}]
 clusters: [{name: e2e, cluster: {server: "%s", certificate-authority-data: %s}}]
 users: [{name: account, user: {token: %s}}]
-`, i.url, base64.StdEncoding.EncodeToString(i.users.pem()), token)
+`, i.url, base64.StdEncoding.EncodeToString(i.users.PEM()), token)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ip-masq-guard/ip-masq-guard/e2e/netns"
+	"github.com/ip-masq-guard/ip-masq-guard/e2e/pki"
 )
 
 // Addresses of the cluster. Nodes and the control plane share one Ethernet segment;
@@ -83,7 +84,7 @@ type Cluster struct {
 
 	folder   string
 	binaries Binaries
-	users    authority
+	users    pki.Authority
 	home     *netns.Host
 	etcd     *process
 	api      *process
@@ -131,7 +132,7 @@ func Up(ctx context.Context, folder string, sources Sources, nodes ...string) (*
 
 // WriteKubeconfig lets an administrator in at another address of the API server.
 func (c *Cluster) WriteKubeconfig(path, server string) error {
-	return c.users.writeKubeconfig(path, server, "admin", "system:masters")
+	return c.users.WriteKubeconfig(path, server, "admin", "system:masters")
 }
 
 // Forward passes connections on to the API server until the listener ends.
@@ -201,24 +202,24 @@ func (c *Cluster) plug(h *netns.Host, name string, addresses ...netip.Addr) erro
 
 // writeFiles makes the keys, certificates and kubeconfigs that flags name.
 func (c *Cluster) writeFiles() (err error) {
-	if c.users, err = newAuthority("twonode"); err != nil {
+	if c.users, err = pki.New("twonode"); err != nil {
 		return err
 	}
 	server := fmt.Sprintf("https://%s:%d", controlPlaneIPv4, apiServerPort)
 	kubeconfig := func(path, user string, groups ...string) error {
-		return c.users.writeKubeconfig(path, server, user, groups...)
+		return c.users.WriteKubeconfig(path, server, user, groups...)
 	}
 	return errors.Join(
-		os.WriteFile(filepath.Join(c.folder, "users.crt"), c.users.pem(), 0o600),
-		writeAccountKeys(c.folder),
-		c.users.writeKeyPair(c.folder, "apiserver", holder{
-			user: "kube-apiserver",
-			addresses: []net.IP{
+		os.WriteFile(filepath.Join(c.folder, "users.crt"), c.users.PEM(), 0o600),
+		pki.WriteAccountKeys(c.folder),
+		c.users.WriteKeyPair(c.folder, "apiserver", pki.Holder{
+			User: "kube-apiserver",
+			Addresses: []net.IP{
 				controlPlaneIPv4.AsSlice(), net.ParseIP(firstService), {127, 0, 0, 1}, //nolint:forbidigo // what x509 wants
 			},
-			names: []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"},
+			Names: []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"},
 		}),
-		c.users.writeKeyPair(c.folder, "kubelet-client", holder{user: "kube-apiserver", groups: []string{"system:masters"}}),
+		c.users.WriteKeyPair(c.folder, "kubelet-client", pki.Holder{User: "kube-apiserver", Groups: []string{"system:masters"}}),
 		kubeconfig(c.Admin, "admin", "system:masters"),
 		kubeconfig(filepath.Join(c.folder, "controller-manager.kubeconfig"), "system:kube-controller-manager"),
 		kubeconfig(filepath.Join(c.folder, "scheduler.kubeconfig"), "system:kube-scheduler"),

@@ -108,7 +108,7 @@ func (n *Node) writeFiles(options NodeOptions) error {
 		write("cni.template", cniTemplate),
 		write("kubelet.yaml", fill(kubeletConfig)),
 		write("proxy.yaml", fill(proxyConfig)),
-		n.cluster.users.writeKubeconfig(filepath.Join(n.folder, "kubelet.kubeconfig"),
+		n.cluster.users.WriteKubeconfig(filepath.Join(n.folder, "kubelet.kubeconfig"),
 			fmt.Sprintf("https://%s:%d", controlPlaneIPv4, apiServerPort), "system:node:"+n.Name, "system:nodes"),
 	)
 }

@@ -1,4 +1,6 @@
-package twonode
+// Package pki makes the certificates and keys of test clusters. They live as long as the
+// process that made them.
+package pki
 
 import (
 	"crypto/ecdsa"
@@ -17,16 +19,17 @@ import (
 	"time"
 )
 
-// authority signs the certificates of the cluster; it lives as long as this process.
-type authority struct {
+// Authority signs certificates. New makes one.
+type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(name string) (authority, error) {
+// New makes a self-signed authority of this name, valid for a month.
+func New(name string) (Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return authority{}, fmt.Errorf("making the key of %s: %w", name, err)
+		return Authority{}, fmt.Errorf("making the key of %s: %w", name, err)
 	}
 	template := &x509.Certificate{
 		SerialNumber:          big.NewInt(1),
@@ -39,91 +42,100 @@ func newAuthority(name string) (authority, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		return authority{}, fmt.Errorf("making the certificate of %s: %w", name, err)
+		return Authority{}, fmt.Errorf("making the certificate of %s: %w", name, err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return authority{}, fmt.Errorf("reading the certificate of %s: %w", name, err)
+		return Authority{}, fmt.Errorf("reading the certificate of %s: %w", name, err)
 	}
-	return authority{cert: cert, key: key}, nil
+	return Authority{cert: cert, key: key}, nil
 }
 
-// pem is the authority's certificate for those who trust it.
-func (a authority) pem() []byte {
+// PEM is the authority's certificate for those who trust it.
+func (a Authority) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
-// holder is whom a certificate names: Kubernetes reads the user from CN and the groups
+// Holder is whom a certificate names: Kubernetes reads the user from CN and the groups
 // from O; servers have names and addresses.
-type holder struct {
-	user      string
-	groups    []string
-	names     []string
-	addresses []net.IP
+type Holder struct {
+	User      string
+	Groups    []string
+	Names     []string
+	Addresses []net.IP //nolint:forbidigo // what x509 wants
 }
 
-func (a authority) issue(h holder) (cert, key []byte, err error) {
+// Local is a server on the loopback address.
+func Local(name string) Holder {
+	return Holder{User: name, Names: []string{"localhost"}, Addresses: []net.IP{{127, 0, 0, 1}}} //nolint:forbidigo // what x509 wants
+}
+
+// Issue signs a certificate that serves and names its holder to servers, as PEM.
+func (a Authority) Issue(h Holder) (cert, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, nil, fmt.Errorf("making a key for %s: %w", h.user, err)
+		return nil, nil, fmt.Errorf("making a key for %s: %w", h.User, err)
 	}
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
-		return nil, nil, fmt.Errorf("choosing a serial number for %s: %w", h.user, err)
+		return nil, nil, fmt.Errorf("choosing a serial number for %s: %w", h.User, err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: h.user, Organization: h.groups},
+		Subject:      pkix.Name{CommonName: h.User, Organization: h.Groups},
 		NotBefore:    a.cert.NotBefore,
 		NotAfter:     a.cert.NotAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames:     h.names,
-		IPAddresses:  h.addresses,
+		DNSNames:     h.Names,
+		IPAddresses:  h.Addresses,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, private.Public(), a.key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("signing the certificate of %s: %w", h.user, err)
+		return nil, nil, fmt.Errorf("signing the certificate of %s: %w", h.User, err)
 	}
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
-		return nil, nil, fmt.Errorf("writing the key of %s: %w", h.user, err)
+		return nil, nil, fmt.Errorf("writing the key of %s: %w", h.User, err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), nil
 }
 
-// writeKeyPair issues a certificate into the files NAME.crt and NAME.key of dir.
-func (a authority) writeKeyPair(dir, name string, h holder) error {
-	cert, key, err := a.issue(h)
+// WriteKeyPair issues a certificate into the files NAME.crt and NAME.key of dir, which it
+// makes if need be.
+func (a Authority) WriteKeyPair(dir, name string, h Holder) error {
+	cert, key, err := a.Issue(h)
 	if err != nil {
 		return err
 	}
 	return errors.Join(
+		os.MkdirAll(dir, 0o700),
 		os.WriteFile(filepath.Join(dir, name+".crt"), cert, 0o600),
 		os.WriteFile(filepath.Join(dir, name+".key"), key, 0o600),
 	)
 }
 
-// writeKubeconfig lets a user of these groups in at the server, by certificate.
-func (a authority) writeKubeconfig(path, server, user string, groups ...string) error {
-	cert, key, err := a.issue(holder{user: user, groups: groups})
+// WriteKubeconfig lets a user of these groups in at the server, by certificate.
+func (a Authority) WriteKubeconfig(path, server, user string, groups ...string) error {
+	cert, key, err := a.Issue(Holder{User: user, Groups: groups})
 	if err != nil {
 		return err
 	}
 	encode := base64.StdEncoding.EncodeToString
 	text := fmt.Sprintf(`apiVersion: v1
 kind: Config
-current-context: twonode
-contexts: [{name: twonode, context: {cluster: twonode, user: %[1]q}}]
-clusters: [{name: twonode, cluster: {server: %[2]q, certificate-authority-data: %[3]s}}]
+current-context: test
+contexts: [{name: test, context: {cluster: test, user: %[1]q}}]
+clusters: [{name: test, cluster: {server: %[2]q, certificate-authority-data: %[3]s}}]
 users: [{name: %[1]q, user: {client-certificate-data: %[4]s, client-key-data: %[5]s}}]
-`, user, server, encode(a.pem()), encode(cert), encode(key))
+`, user, server, encode(a.PEM()), encode(cert), encode(key))
 	return os.WriteFile(path, []byte(text), 0o600)
 }
 
-// writeAccountKeys makes the key pair that signs the tokens of service accounts.
-func writeAccountKeys(dir string) error {
+// WriteAccountKeys makes the key pair that signs the tokens of service accounts, in the
+// files accounts.key and accounts.pub of dir.
+func WriteAccountKeys(dir string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("making the key of service accounts: %w", err)
