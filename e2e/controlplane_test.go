@@ -17,8 +17,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ip-masq-guard/ip-masq-guard/e2e/pki"
 	"github.com/vishvananda/netlink"
+
+	"github.com/ip-masq-guard/ip-masq-guard/e2e/pki"
 )
 
 // controlPlane is etcd and kube-apiserver on the loopback address, without nodes,
