@@ -47,6 +47,7 @@ type Engine struct {
 	reads    map[string]bool // parts of the input that custom rules read
 	defaults text            // what agents have without a text
 	texts    textCache
+	cidrs    cidrTerms
 	watchdog watchdog
 	limits   limits
 }
@@ -165,7 +166,7 @@ func (e *Engine) guard(ctx context.Context, modules map[string]*ast.Module) erro
 	for i := range e.entries {
 		e.entries[i].guards = r.guards(e.entries[i].query)
 	}
-	e.look = lookSize{inputs: len(r.inputs), virtuals: r.indexes, lists: len(r.walked)}
+	e.look = r.size()
 	return nil
 }
 
@@ -318,7 +319,7 @@ func (e *Engine) judge(ctx context.Context, req Request, newText, oldText text, 
 
 // documentOf is what rules are asked about, and what waivers took out of it.
 func (e *Engine) documentOf(req Request, newText, oldText text, cluster *Cluster) (d *document, excused []Finding) {
-	d = &document{request: req, new: newText, old: oldText, cluster: cluster, params: e.input, read: e.reads}
+	d = &document{request: req, new: newText, old: oldText, cluster: cluster, params: e.input, read: e.reads, cidrs: &e.cidrs}
 	d.facts = nothingKnown()
 	if newText.loads {
 		d.facts = factsOf(newText.config, newText.layout, e.params.flags(), cluster)

@@ -15,7 +15,19 @@ import (
 // off the compiled rules themselves, so what a rule means is said in Rego alone; what is
 // not understood (see reader) is left to OPA, and so is whatever OPA might fail at. A set
 // without guards (nil) is always evaluated.
-type guards []*guard
+type guards struct {
+	rules []*guard
+	begun []begun  // of rules that begin with a list
+	later []*guard // the other rules
+}
+
+// begun is the walks with which some rules begin, all along one list: where none may find a
+// solution, none of the rules has to be looked at.
+type begun struct {
+	among *elements
+	list  expression
+	walks bits
+}
 
 // guard is the conditions of one rule, from the first to the last one that is understood.
 type guard struct {
@@ -47,10 +59,11 @@ type look struct {
 	lists    []*verdicts  // by elements.index
 	parsed   [2]parsed    // of look.prefix
 	last     lastField
-	steps    int // since the clock was looked at
-	left     int // steps that one rule may take
-	made     int // terms, by one rule
-	kept     int // terms, in virtuals
+	steps    int  // since the clock was looked at
+	left     int  // steps that one rule may take
+	found    bool // of solved
+	made     int  // terms, by one rule
+	kept     int  // terms, in virtuals
 	until    time.Time
 	unknown  bool // what follows cannot be told: OPA may fail at it, or there is no time
 	late     bool // there is no time, so that nothing further can be told
@@ -79,8 +92,35 @@ func newLook(input ast.Value, size lookSize, limit time.Duration) *look {
 }
 
 // empty tells whether the set is empty for certain.
-func (g guards) empty(l *look) bool {
-	return len(g) > 0 && !slices.ContainsFunc(g, func(rule *guard) bool { return !rule.fails(l) })
+func (g *guards) empty(l *look) bool {
+	if g == nil {
+		return false
+	}
+	rules := g.later
+	if slices.ContainsFunc(g.begun, func(b begun) bool { return !b.fails(l) }) {
+		rules = g.rules
+	}
+	return !slices.ContainsFunc(rules, func(rule *guard) bool { return !rule.fails(l) })
+}
+
+// fails tells whether none of the rules that begin so adds anything.
+func (b *begun) fails(l *look) (fails bool) {
+	if l.late {
+		return false
+	}
+	defer func() {
+		if recover() != nil {
+			fails = false // OPA is asked, which tells what happened
+		}
+	}()
+	l.unknown, l.made, l.left = false, 0, maxSteps
+	list := b.list(l, nil)
+	array, ok := list.(*ast.Array)
+	if !ok {
+		return list == nil && !l.unknown
+	}
+	v := b.among.verdicts(l, array)
+	return !l.unknown && !v.any.meet(b.walks)
 }
 
 // fails tells whether the rule adds nothing for certain.
@@ -131,7 +171,8 @@ type expression func(l *look, f frame) ast.Value
 // step is one condition of a body, a test or an iteration.
 type step struct {
 	test  func(l *look, f frame) bool
-	binds bool // test gives a variable what the rest needs
+	binds bool      // test gives a variable what the rest needs
+	cidr  *cidrTest // what test does, in another form; else nil
 	each  *iteration
 }
 
@@ -144,7 +185,7 @@ type iteration struct {
 
 // solve looks for the solutions of a body and calls found for each, until that returns
 // true or something is unknown; it tells whether either happened.
-func solve(l *look, f frame, steps []step, found func() bool) bool {
+func solve(l *look, f frame, steps []step, found func(l *look) bool) bool {
 	for i, s := range steps {
 		if !l.spend(1) {
 			return true
@@ -156,32 +197,49 @@ func solve(l *look, f frame, steps []step, found func() bool) bool {
 			return l.unknown
 		}
 	}
-	return found()
+	return found(l)
 }
 
 // solvable tells whether there is a solution, or something is unknown.
 func solvable(l *look, f frame, steps []step) bool {
-	return solve(l, f, steps, func() bool { return true })
+	return solve(l, f, steps, func(*look) bool { return true })
 }
 
-func (each *iteration) solve(l *look, f frame, rest []step, found func() bool) bool {
+// solved tells whether there is a solution, and looks at all of them, as OPA does: one may
+// fail.
+func solved(l *look, f frame, steps []step) bool {
+	outer := l.found
+	l.found = false
+	solve(l, f, steps, func(l *look) bool {
+		l.found = true
+		return false
+	})
+	found := l.found
+	l.found = outer
+	return found
+}
+
+func (each *iteration) solve(l *look, f frame, rest []step, found func(l *look) bool) bool {
 	list := each.list(l, f)
 	if list == nil {
 		return l.unknown
 	}
 	array, ok := list.(*ast.Array)
-	if !ok || each.walk == nil || each.walk.among == nil {
+	if !ok {
 		return iterate(list, func(key, value ast.Value) bool {
 			f[each.key], f[each.value] = key, value
 			return solve(l, f, rest, found)
 		})
 	}
-	seen, bit := each.walk.among.verdicts(l, array), each.walk.bit
-	if l.unknown || !seen.any.has(bit) {
-		return l.unknown
+	var seen *verdicts
+	if each.walk != nil && each.walk.among != nil {
+		seen = each.walk.among.verdicts(l, array)
+		if l.unknown || !seen.any.has(each.walk.bit) {
+			return l.unknown
+		}
 	}
 	for i := range array.Len() {
-		if !seen.each[i].has(bit) {
+		if seen != nil && !seen.each[i].has(each.walk.bit) {
 			continue
 		}
 		f[each.key], f[each.value] = ast.InternedTerm(i).Value, array.Elem(i).Value
@@ -304,6 +362,7 @@ type definition struct {
 	arguments []argument
 	body      []step
 	value     expression
+	constant  ast.Value // that value is; else nil
 	slots     int
 	otherwise *definition // else
 }
@@ -319,6 +378,7 @@ type remembered struct {
 	known   bool
 	unknown bool
 	value   ast.Value
+	text    ast.String // the argument of a function
 }
 
 // get is the value of a virtual without arguments.
@@ -331,6 +391,22 @@ func (v *virtual) get(l *look) ast.Value {
 		if r.unknown = l.unknown || l.kept > maxRemembered; r.unknown {
 			r.value = nil
 		}
+	}
+	l.unknown = l.unknown || r.unknown
+	return r.value
+}
+
+// apply is the value of a function. The last value for a text is remembered: the rules of
+// a team ask the same of an element.
+func (v *virtual) apply(l *look, arguments []ast.Value) ast.Value {
+	text, ok := arguments[0].(ast.String)
+	if !ok || len(arguments) > 1 {
+		return v.call(l, arguments)
+	}
+	r := &l.virtuals[v.index]
+	if !r.known || r.text != text {
+		value := v.call(l, arguments)
+		*r = remembered{known: true, unknown: l.unknown, value: value, text: text}
 	}
 	l.unknown = l.unknown || r.unknown
 	return r.value
@@ -364,7 +440,7 @@ func (v *virtual) members(l *look) ast.Value {
 	all := ast.NewSet()
 	for _, d := range v.definitions {
 		f, top := l.frame(d.slots)
-		solve(l, f, d.body, func() bool {
+		solve(l, f, d.body, func(l *look) bool {
 			if member := l.constructed(d.value(l, f)); member != nil {
 				all.Add(ast.NewTerm(member))
 			}
@@ -385,16 +461,22 @@ func (d *definition) call(l *look, arguments []ast.Value) (value ast.Value) {
 			return nil
 		}
 	}
-	solve(l, f, d.body, func() bool {
-		one := d.value(l, f)
-		if one != nil && value != nil && ast.Compare(one, value) != 0 {
-			l.unknown = true // a conflict: OPA tells
+	if d.constant != nil {
+		if solved(l, f, d.body) {
+			value = d.constant
 		}
-		if one != nil {
-			value = one
-		}
-		return l.unknown
-	})
+	} else {
+		solve(l, f, d.body, func(l *look) bool {
+			one := d.value(l, f)
+			if one != nil && value != nil && ast.Compare(one, value) != 0 {
+				l.unknown = true // a conflict: OPA tells
+			}
+			if one != nil {
+				value = one
+			}
+			return l.unknown
+		})
+	}
 	if value == nil && d.otherwise != nil && !l.unknown {
 		return d.otherwise.call(l, arguments)
 	}
@@ -436,13 +518,20 @@ func within(v ast.Value, left *int) bool {
 // solution with them. What an element is to a walk is what the walk reads of it.
 type elements struct {
 	index  int
-	whole  bool     // more is read than fields
-	fields []string // sorted
+	whole  bool // more is read than fields
+	fields []*ast.Term
 	walks  []*walk
+	tests  []elementTest // walks that compare a CIDR with a constant
+	others []int         // bits of the other walks
 	budget *elementBudget
 
 	mu    sync.Mutex
 	known map[string]bits
+}
+
+type elementTest struct {
+	cidrTest
+	bit int
 }
 
 // elementBudget bounds what all elements of an engine remember: past it they begin anew.
@@ -464,6 +553,16 @@ func (b bits) has(bit int) bool { return b[bit/64]&(1<<(bit%64)) != 0 }
 
 func (b bits) set(bit int) { b[bit/64] |= 1 << (bit % 64) }
 
+// meet tells whether any bit is set in both; other may have fewer.
+func (b bits) meet(other bits) bool {
+	for i, word := range other {
+		if b[i]&word != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (e *elements) bits() bits { return make(bits, (len(e.walks)+63)/64) }
 
 // verdicts are the walks that may find a solution, with each element of a list and with any.
@@ -479,13 +578,26 @@ func (e *elements) verdicts(l *look, list *ast.Array) *verdicts {
 	}
 	v := &verdicts{each: make([]bits, list.Len()), any: e.bits()}
 	var key []byte
+	var missing []int
+	var keys []string
 	for i := range v.each {
 		key = e.key(key[:0], list.Elem(i).Value)
-		v.each[i] = e.of(l, key, list.Elem(i).Value)
-		if l.late {
-			return v
+		e.mu.Lock()
+		v.each[i] = e.known[string(key)]
+		e.mu.Unlock()
+		if v.each[i] == nil {
+			missing, keys = append(missing, i), append(keys, string(key))
 		}
-		for n, word := range v.each[i] {
+	}
+	for n, found := range e.ask(l, list, missing) {
+		v.each[missing[n]] = found
+		e.remember(keys[n], found)
+	}
+	if l.unknown = l.late; l.late {
+		return v
+	}
+	for _, found := range v.each {
+		for n, word := range found {
 			v.any[n] |= word
 		}
 	}
@@ -493,31 +605,57 @@ func (e *elements) verdicts(l *look, list *ast.Array) *verdicts {
 	return v
 }
 
-// of is which walks may find a solution with an element.
-func (e *elements) of(l *look, key []byte, element ast.Value) bits {
-	e.mu.Lock()
-	known, ok := e.known[string(key)]
-	e.mu.Unlock()
-	if ok && l.spend(1) {
-		return known
-	}
-	found := e.bits()
+// ask is which walks may find a solution with each of some elements, as far as there is
+// time.
+func (e *elements) ask(l *look, list *ast.Array, which []int) []bits {
 	made, left := l.made, l.left
-	for i, w := range e.walks {
-		l.made, l.left = 0, maxSteps
-		f, top := l.frame(w.slots)
-		f[w.slot] = element
-		if solvable(l, f, w.inside) {
-			found.set(i) // or it is not known here
+	defer func() { l.made, l.left = made, left }()
+	all := make([]bits, 0, len(which))
+	for _, i := range which {
+		element, found := list.Elem(i).Value, e.bits()
+		cidr := e.cidr(element)
+		for n := range e.tests {
+			t := &e.tests[n]
+			if holds, known := t.holds(cidr); holds || !known && e.walks[t.bit].finds(l, element) {
+				found.set(t.bit)
+			}
 		}
-		l.drop(top)
-		l.unknown = l.late
+		for _, bit := range e.others {
+			if e.walks[bit].finds(l, element) {
+				found.set(bit)
+			}
+		}
+		if l.spend(len(e.tests) / 8); l.late {
+			return all
+		}
+		all = append(all, found)
 	}
-	l.made, l.left = made, left
-	if !l.late {
-		e.remember(string(key), found)
-	}
+	return all
+}
+
+// finds tells whether a walk may find a solution with an element.
+func (w *walk) finds(l *look, element ast.Value) bool {
+	l.unknown, l.made, l.left = l.late, 0, maxSteps
+	f, top := l.frame(w.slots)
+	f[w.slot] = element
+	found := solvable(l, f, w.inside)
+	l.drop(top)
 	return found
+}
+
+// cidr is what the tests read of an element; without a prefix where it is no CIDR.
+func (e *elements) cidr(element ast.Value) *parsed {
+	if object, ok := element.(ast.Object); ok && !e.whole && len(e.fields) == 1 {
+		if found := object.Get(e.fields[0]); found != nil {
+			element = found.Value
+		}
+	}
+	text, ok := element.(ast.String)
+	if !ok {
+		return &parsed{}
+	}
+	cidr := parsePrefix(text)
+	return &cidr
 }
 
 func (e *elements) remember(key string, found bits) {
@@ -545,7 +683,7 @@ func (e *elements) key(b []byte, element ast.Value) []byte {
 	}
 	b = append(b, 1)
 	for _, field := range e.fields {
-		if found := object.Get(ast.InternedTerm(field)); found != nil {
+		if found := object.Get(field); found != nil {
 			b = appendValue(b, found.Value)
 		} else {
 			b = append(b, 0)

@@ -305,15 +305,15 @@ func TestGuardsRead(t *testing.T) {
 				t.Fatal("there is no such set")
 			}
 			guards := e.entries[n].guards
-			if got := len(guards) == 0; got != form.foreign {
+			if got := guards == nil; got != form.foreign {
 				t.Fatalf("foreign: %t, want %t", got, form.foreign)
 			}
-			if form.foreign || len(guards) > 1 {
+			if form.foreign || len(guards.rules) > 1 {
 				return
 			}
 			walks := ""
-			for _, w := range guards[0].walks {
-				walks = strings.Join(w.among.fields, " ")
+			for _, w := range guards.rules[0].walks {
+				walks = strings.Join(slices.Sorted(maps.Keys(w.reads.fields)), " ")
 				if w.among.whole {
 					walks = "*"
 				}
@@ -378,7 +378,10 @@ func TestGuardsForget(t *testing.T) {
 	}
 	budgets := 0
 	for _, entry := range e.entries {
-		for _, g := range entry.guards {
+		if entry.guards == nil {
+			continue
+		}
+		for _, g := range entry.guards.rules {
 			for _, w := range g.walks {
 				w.among.budget.left = 100
 				budgets++
@@ -409,7 +412,7 @@ func TestElementsKeys(t *testing.T) {
 		`"a"`, `["a"]`, `{"a"}`, `{"cidr": "a"}`, `{"cidr": ["a"]}`, `{"cidr": "a", "line": 1}`, `{"cidr": "a", "line": "1"}`, `{"line": 1}`,
 		`{"cidr": "", "line": ""}`, `{"cidr": null}`, `{"cidr": "null"}`, `{}`, `null`, `1`, `"1"`, `{"cidr": "a\u0001\u0001b"}`, `{"cidr": "a", "line": "b"}`,
 	}
-	for _, e := range []*elements{{whole: true}, {fields: []string{"cidr", "line"}}} {
+	for _, e := range []*elements{{whole: true}, {fields: []*ast.Term{ast.StringTerm("cidr"), ast.StringTerm("line")}}} {
 		seen := map[string]string{}
 		for _, value := range values {
 			key := string(e.key(nil, ast.MustParseTerm(value).Value))
@@ -431,7 +434,7 @@ func TestQuickFunctions(t *testing.T) {
 	}
 	known := 0
 	for _, name := range names {
-		quick, opa := quickFunction(name), topdown.GetBuiltin(name)
+		quick, opa := quickFunction(name, nil), topdown.GetBuiltin(name)
 		for _, a := range operands {
 			for _, b := range operands {
 				l := newLook(ast.NullValue, lookSize{}, time.Minute)

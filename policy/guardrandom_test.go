@@ -51,7 +51,7 @@ func TestGuardsOfRandomRules(t *testing.T) {
 		g := r.guards("data.ipmasq.x.deny")
 		for range 12 {
 			input := randomInput(t, params)
-			l := newLook(input, lookSize{inputs: len(r.inputs), virtuals: r.indexes, lists: len(r.walked)}, time.Minute)
+			l := newLook(input, r.size(), time.Minute)
 			if !g.empty(l) {
 				asked++
 				continue

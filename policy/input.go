@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +32,7 @@ type document struct {
 	params   ast.Value
 	override *override       // that new is about; nil: on all other nodes
 	read     map[string]bool // parts that custom rules read
+	cidrs    *cidrTerms
 }
 
 // value makes the input of one evaluation. Each needs its own: OPA's lazy objects
@@ -137,12 +139,12 @@ func familyOf(prefix netip.Prefix) string {
 }
 
 func (d *document) configInput() any {
-	return d.new.input(d.read[partConfig])
+	return d.new.input(d.read[partConfig], d.cidrs)
 }
 
 func (d *document) oldInput() any {
 	if d.read[partOld] {
-		return d.old.input(true)
+		return d.old.input(true, d.cidrs)
 	}
 	return textInput{&d.old}
 }
@@ -154,7 +156,7 @@ type textInput struct{ text *text }
 
 // MarshalJSON gives the configuration, or null.
 func (i textInput) MarshalJSON() ([]byte, error) {
-	return json.Marshal(i.text.input(false))
+	return json.Marshal(i.text.input(false, nil))
 }
 
 // cidrsInput is a list that becomes JSON only when a rule reads it.
@@ -173,24 +175,59 @@ func (i cidrsInput) MarshalJSON() ([]byte, error) {
 }
 
 // value is the list converted at once.
-func (i cidrsInput) value() ast.Value {
-	terms := make([]*ast.Term, len(i.config.CIDRs(i.key)))
-	for n := range terms {
-		terms[n] = ast.NewTerm(cidrInputOf(i.config, element{i.key, n}).object())
+func (i cidrsInput) value(known *cidrTerms) ast.Value {
+	list := make([]cidrInput, len(i.config.CIDRs(i.key)))
+	for n := range list {
+		list[n] = cidrInputOf(i.config, element{i.key, n})
 	}
-	return ast.NewArray(terms...)
+	return ast.NewArray(known.of(list)...)
+}
+
+// cidrTerms remembers CIDRs that were converted: an edit leaves most of a list as it was.
+// A nil one remembers nothing.
+type cidrTerms struct {
+	mu    sync.Mutex
+	terms map[cidrInput]*ast.Term
+}
+
+// maxCIDRTerms are some hundred bytes each.
+const maxCIDRTerms = 4096
+
+func (k *cidrTerms) of(list []cidrInput) []*ast.Term {
+	terms := make([]*ast.Term, len(list))
+	if k != nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+	}
+	for i, one := range list {
+		if k != nil {
+			terms[i] = k.terms[one]
+		}
+		if terms[i] != nil {
+			continue
+		}
+		terms[i] = ast.NewTerm(one.object())
+		switch {
+		case k == nil:
+		case k.terms == nil || len(k.terms) >= maxCIDRTerms:
+			k.terms = map[cidrInput]*ast.Term{one: terms[i]}
+		default:
+			k.terms[one] = terms[i]
+		}
+	}
+	return terms
 }
 
 // input is the configuration that t is, with its lists converted at once or when they
 // are read; or null.
-func (t *text) input(atOnce bool) any { //nolint:revive // which of two forms of the same
+func (t *text) input(atOnce bool, known *cidrTerms) any { //nolint:revive // which of two forms of the same
 	if !t.loads {
 		return nil
 	}
 	c := &t.config
 	list := func(key string) any {
 		if atOnce {
-			return cidrsInput{c, key}.value()
+			return cidrsInput{c, key}.value(known)
 		}
 		return cidrsInput{c, key}
 	}

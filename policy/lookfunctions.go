@@ -50,9 +50,9 @@ var comparisons = map[string]func(order int) bool{
 	ast.GreaterThanEq.Name: func(order int) bool { return order >= 0 },
 }
 
-// lookFunction is the built-in function of this name, or nil. The result is nil where it
-// is unknown.
-func lookFunction(name string) func(l *look, arguments []ast.Value) ast.Value {
+// lookFunction is the built-in function of this name for these operands, or nil. The
+// result is nil where it is unknown.
+func lookFunction(name string, operands []*ast.Term) func(l *look, arguments []ast.Value) ast.Value {
 	if holds, ok := comparisons[name]; ok {
 		return func(l *look, arguments []ast.Value) ast.Value {
 			if !l.weigh(arguments[0]) {
@@ -86,7 +86,7 @@ func lookFunction(name string) func(l *look, arguments []ast.Value) ast.Value {
 		}
 		return result
 	}
-	if quick := quickFunction(name); quick != nil {
+	if quick := quickFunction(name, operands); quick != nil {
 		return func(l *look, arguments []ast.Value) ast.Value {
 			if result := quick(l, arguments); result != nil || l.unknown {
 				return result
@@ -99,7 +99,7 @@ func lookFunction(name string) func(l *look, arguments []ast.Value) ast.Value {
 
 // quickFunction is what the function of this name gives for what nearly everybody calls it
 // with, in a fraction of the time; nil where OPA is to be asked.
-func quickFunction(name string) func(l *look, arguments []ast.Value) ast.Value {
+func quickFunction(name string, operands []*ast.Term) func(l *look, arguments []ast.Value) ast.Value {
 	texts := func(holds func(s, part string) bool) func(*look, []ast.Value) ast.Value {
 		return func(_ *look, arguments []ast.Value) ast.Value {
 			s, ok := arguments[0].(ast.String)
@@ -125,21 +125,15 @@ func quickFunction(name string) func(l *look, arguments []ast.Value) ast.Value {
 			}
 			return nil
 		}
-	case ast.NetCIDRContains.Name:
+	case ast.NetCIDRContains.Name, ast.NetCIDRIntersects.Name:
+		prefixes := prefixesOfOperands(operands)
 		return func(l *look, arguments []ast.Value) ast.Value {
-			in, of := l.prefix(arguments[0], 0), l.prefix(arguments[1], 1)
-			if !in.cidr || !of.prefix.IsValid() {
+			a, b := prefixes(l, arguments)
+			holds, known := a.compare(name, b)
+			if !known {
 				return nil
 			}
-			return ast.Boolean(in.prefix.Bits() <= of.prefix.Bits() && in.prefix.Contains(of.prefix.Addr()))
-		}
-	case ast.NetCIDRIntersects.Name:
-		return func(l *look, arguments []ast.Value) ast.Value {
-			a, b := l.prefix(arguments[0], 0), l.prefix(arguments[1], 1)
-			if !a.cidr || !b.cidr {
-				return nil
-			}
-			return ast.Boolean(a.prefix.Overlaps(b.prefix))
+			return ast.Boolean(holds)
 		}
 	case ast.Product.Name:
 		return func(l *look, arguments []ast.Value) ast.Value {
@@ -194,25 +188,96 @@ type parsed struct {
 	cidr   bool
 }
 
+// compare is net.cidr_contains or net.cidr_intersects, where it is known.
+func (a *parsed) compare(name string, b *parsed) (holds, known bool) {
+	if name == ast.NetCIDRIntersects.Name {
+		return a.prefix.Overlaps(b.prefix), a.cidr && b.cidr
+	}
+	return a.prefix.Bits() <= b.prefix.Bits() && a.prefix.Contains(b.prefix.Addr()), a.cidr && b.prefix.IsValid()
+}
+
+// cidrTest compares a variable, or a field of it, with a constant.
+type cidrTest struct {
+	name     string // of the function
+	slot     int    // of the variable
+	field    string // empty: the variable itself
+	constant parsed
+	first    bool // the constant is the first operand
+}
+
+// cidrTestOf is what a call of two operands tests, or nil where it is something else.
+func (s *scope) cidrTestOf(name string, operands []*ast.Term) *cidrTest {
+	if name != ast.NetCIDRContains.Name && name != ast.NetCIDRIntersects.Name || len(operands) != 2 {
+		return nil
+	}
+	for i, operand := range operands {
+		text, constant := operand.Value.(ast.String)
+		variable, ok := operands[1-i].Value.(ast.Var)
+		slot, bound := s.slots[variable]
+		if !constant || !ok || !bound {
+			continue
+		}
+		t := &cidrTest{name: name, slot: slot, constant: parsePrefix(text), first: i == 0}
+		if from, ok := s.root().fields[slot]; ok {
+			t.slot, t.field = from.slot, from.field
+		}
+		return t
+	}
+	return nil
+}
+
+func (t *cidrTest) holds(variable *parsed) (holds, known bool) {
+	if t.first {
+		return t.constant.compare(t.name, variable)
+	}
+	return variable.compare(t.name, &t.constant)
+}
+
+func parsePrefix(text ast.String) parsed {
+	p := parsed{text: text}
+	if prefix, err := netip.ParsePrefix(string(text)); err == nil {
+		p.prefix, p.cidr = prefix.Masked(), true
+	} else if address, err := netip.ParseAddr(string(text)); err == nil && address.Zone() == "" {
+		p.prefix = netip.PrefixFrom(address, address.BitLen())
+	}
+	if p.prefix.Addr().Is4In6() {
+		p.prefix, p.cidr = netip.Prefix{}, false
+	}
+	return p
+}
+
 // prefix parses a value. It remembers the last one for each operand: many rules ask for
 // the same element one after the other.
-func (l *look) prefix(v ast.Value, operand int) parsed {
+func (l *look) prefix(v ast.Value, operand int) *parsed {
+	last := &l.parsed[operand]
 	text, ok := v.(ast.String)
-	if last := &l.parsed[operand]; ok && last.text != text {
-		*last = parsed{text: text}
-		if prefix, err := netip.ParsePrefix(string(text)); err == nil {
-			last.prefix, last.cidr = prefix.Masked(), true
-		} else if address, err := netip.ParseAddr(string(text)); err == nil && address.Zone() == "" {
-			last.prefix = netip.PrefixFrom(address, address.BitLen())
-		}
-		if last.prefix.Addr().Is4In6() {
-			last.prefix, last.cidr = netip.Prefix{}, false
-		}
-	}
 	if !ok {
-		return parsed{}
+		text = ""
 	}
-	return l.parsed[operand]
+	if last.text != text {
+		*last = parsePrefix(text)
+	}
+	return last
+}
+
+// prefixesOfOperands parses two arguments, and what is constant of them only once.
+func prefixesOfOperands(operands []*ast.Term) func(l *look, arguments []ast.Value) (a, b *parsed) {
+	var constant [2]*parsed
+	for i, operand := range operands[:min(len(operands), len(constant))] {
+		if text, ok := operand.Value.(ast.String); ok {
+			known := parsePrefix(text)
+			constant[i] = &known
+		}
+	}
+	return func(l *look, arguments []ast.Value) (a, b *parsed) {
+		if a = constant[0]; a == nil {
+			a = l.prefix(arguments[0], 0)
+		}
+		if b = constant[1]; b == nil {
+			b = l.prefix(arguments[1], 1)
+		}
+		return a, b
+	}
 }
 
 // weigh looks at the clock more often where collections are compared or given to a

@@ -39,7 +39,7 @@ type entry struct {
 	docs    string        // URL; may be empty
 	query   string        // "data.ipmasq.no_overlap.deny"
 	place   *ast.Location // where the set begins, for authors of rules
-	guards  guards        // tell when it need not be asked for
+	guards  *guards       // tell when it need not be asked for
 	behind  *atomic.Int32 // evaluations of it that were told to stop and have not
 }
 

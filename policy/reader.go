@@ -48,20 +48,49 @@ func newReader(modules map[string]*ast.Module, data, params ast.Value) *reader {
 	return r
 }
 
+// size is what looks need for the guards that have been read.
+func (r *reader) size() lookSize {
+	return lookSize{inputs: len(r.inputs), virtuals: r.indexes, lists: len(r.walked)}
+}
+
 // guards are those of the set at this path: "data.ipmasq.no_overlap.deny".
-func (r *reader) guards(path string) guards {
-	var all guards
+func (r *reader) guards(path string) *guards {
+	all := &guards{}
 	for _, rule := range r.rules[path] {
 		g := r.guard(rule)
 		if len(g.body) == 0 {
 			return nil
 		}
-		all = append(all, g)
+		all.rules = append(all.rules, g)
 	}
-	for _, g := range all {
+	if len(all.rules) == 0 {
+		return nil
+	}
+	for _, g := range all.rules {
 		r.join(g.walks)
+		if first := g.body[0].each; first == nil || !all.begin(first) {
+			all.later = append(all.later, g)
+		}
 	}
 	return all
+}
+
+// begin notes that a rule begins with an iteration, if that is a walk.
+func (g *guards) begin(each *iteration) bool {
+	w := each.walk
+	if w == nil || w.among == nil {
+		return false
+	}
+	i := slices.IndexFunc(g.begun, func(b begun) bool { return b.among == w.among })
+	if i < 0 {
+		i = len(g.begun)
+		g.begun = append(g.begun, begun{among: w.among, list: each.list})
+	}
+	for len(g.begun[i].walks) <= w.bit/64 {
+		g.begun[i].walks = append(g.begun[i].walks, 0)
+	}
+	g.begun[i].walks.set(w.bit)
+	return true
 }
 
 // guard reads the conditions of a rule up to one that is not understood: what stands
@@ -82,13 +111,31 @@ func (r *reader) join(walks []*walk) {
 		}
 		e := r.walked[key]
 		if e == nil {
-			e = &elements{index: len(r.walked), whole: w.reads.whole, fields: fields, budget: r.budget, known: map[string]bits{}}
+			e = &elements{index: len(r.walked), whole: w.reads.whole, budget: r.budget, known: map[string]bits{}}
+			for _, field := range fields {
+				e.fields = append(e.fields, ast.StringTerm(field))
+			}
 			r.walked[key] = e
 			r.budget.all = append(r.budget.all, e)
 		}
 		w.among, w.bit = e, len(e.walks)
 		e.walks = append(e.walks, w)
+		if t := w.test(); t != nil {
+			e.tests = append(e.tests, elementTest{*t, w.bit})
+		} else {
+			e.others = append(e.others, w.bit)
+		}
 	}
+}
+
+// test is all that a walk asks, where that is to compare the CIDR of the element with a
+// constant; else nil.
+func (w *walk) test() *cidrTest {
+	last := w.inside[len(w.inside)-1].cidr
+	if last == nil || last.slot != w.slot || len(w.inside) > 2 || (len(w.inside) == 2) != (last.field != "") {
+		return nil
+	}
+	return last
 }
 
 // usage is what is read of a variable.
@@ -137,13 +184,20 @@ type scope struct {
 	walk   *walk // the first iteration, if that is over a list of the input
 
 	// Of the outermost alone:
-	uses    []usage // by slot
+	uses    []usage           // by slot
+	fields  map[int]fieldSlot // slots that hold a field of another's value
 	touched touched
 	walks   []*walk
 }
 
+// fieldSlot is a field of what a slot holds.
+type fieldSlot struct {
+	slot  int
+	field string
+}
+
 func newScope(r *reader) *scope {
-	return &scope{reader: r, slots: map[ast.Var]int{}, touched: nothing()}
+	return &scope{reader: r, slots: map[ast.Var]int{}, fields: map[int]fieldSlot{}, touched: nothing()}
 }
 
 func (s *scope) root() *scope {
@@ -266,14 +320,7 @@ func (s *scope) not(body ast.Body) error {
 	if err != nil {
 		return err
 	}
-	s.test(func(l *look, f frame) bool {
-		holds := false
-		solve(l, f, inner.steps, func() bool { // all of them, as OPA does: one may fail
-			holds = true
-			return false
-		})
-		return !holds && !l.unknown
-	})
+	s.test(func(l *look, f frame) bool { return !solved(l, f, inner.steps) && !l.unknown })
 	return nil
 }
 
@@ -340,8 +387,32 @@ func (s *scope) unify(left, right *ast.Term) error {
 		s.slots[name] = slot // another name for the same
 	default:
 		s.assign(name, value)
+		if ref, ok := right.Value.(ast.Ref); ok {
+			s.noteField(s.slots[name], ref)
+		}
 	}
 	return nil
+}
+
+// noteField notes that a slot holds a field of a variable, or of what the last iteration,
+// which ends in front of the field, gives: range.cidr, list[_].cidr.
+func (s *scope) noteField(slot int, ref ast.Ref) {
+	if len(ref) < 2 {
+		return
+	}
+	field, ok := ref[len(ref)-1].Value.(ast.String)
+	before, variable := ref[len(ref)-2].Value.(ast.Var)
+	own, bound := s.slots[before]
+	if !ok || !variable || !bound {
+		return
+	}
+	if len(ref) == 2 {
+		s.root().fields[slot] = fieldSlot{own, string(field)}
+		return
+	}
+	if i := len(s.steps) - 2; i >= 0 && s.steps[i].each != nil && s.steps[i].each.key == own {
+		s.root().fields[slot] = fieldSlot{s.steps[i].each.value, string(field)}
+	}
 }
 
 // equal compares two terms, neither of them a variable without a value. As in OPA the left
@@ -406,7 +477,7 @@ func (s *scope) call(terms []*ast.Term) error {
 		if err != nil {
 			return err
 		}
-		arity, call, uses = len(v.uses), v.call, v.uses
+		arity, call, uses = len(v.uses), v.apply, v.uses
 		s.root().touched.add(v.touched)
 	} else {
 		builtin := ast.BuiltinMap[ref.String()]
@@ -414,7 +485,7 @@ func (s *scope) call(terms []*ast.Term) error {
 			return errForeign
 		}
 		arity = builtin.Decl.Arity()
-		if call = lookFunction(builtin.Name); builtin.Name == ast.RegexMatch.Name {
+		if call = lookFunction(builtin.Name, terms[1:]); builtin.Name == ast.RegexMatch.Name {
 			call = matcher(terms[1].Value)
 		}
 		if call == nil {
@@ -454,6 +525,7 @@ func (s *scope) call(terms []*ast.Term) error {
 	}
 	if len(operands) == arity {
 		s.test(func(l *look, f frame) bool { return isTrue(value(l, f)) })
+		s.steps[len(s.steps)-1].cidr = s.cidrTestOf(ref.String(), operands)
 		return nil
 	}
 	if name, free := s.free(operands[arity]); free {
@@ -579,7 +651,7 @@ func (s *scope) comprehension(v ast.Value) (expression, error) {
 	}
 	// collect calls add for each solution, and tells whether that is all of them.
 	collect := func(l *look, f frame, add func(values []*ast.Term)) bool {
-		solve(l, f, inner.steps, func() bool {
+		solve(l, f, inner.steps, func(l *look) bool {
 			values := make([]*ast.Term, len(parts))
 			for i, part := range parts {
 				value := l.constructed(part(l, f))
@@ -642,10 +714,9 @@ func (s *scope) ref(ref ast.Ref) (value expression, slot int, err error) {
 		from = 1 + len(fields)
 		value = s.reader.input(ref[:from])
 	case head.Compare(ast.DefaultRootDocument.Value) == 0:
-		if value, from, err = s.document(ref); err != nil {
+		if value, from, base, err = s.document(ref); err != nil {
 			return nil, -1, err
 		}
-		base = from == 1
 	default:
 		name, ok := head.(ast.Var)
 		var bound bool
@@ -665,7 +736,11 @@ func (s *scope) ref(ref ast.Ref) (value expression, slot int, err error) {
 			}
 			slot = -1
 		}
-		if len(fields) > 0 && !base {
+		switch {
+		case len(fields) > 0 && base:
+			path, value = path[1:], storedBelow(value, fields[:1])
+			continue
+		case len(fields) > 0:
 			path, value = path[len(fields):], below(value, fields)
 			continue
 		}
@@ -766,29 +841,56 @@ func (s *scope) input(ref ast.Ref) (source string, err error) {
 
 // document is the rule that a reference below data leads to, or data.json, and how much
 // of the reference that is.
-func (s *scope) document(ref ast.Ref) (expression, int, error) {
+func (s *scope) document(ref ast.Ref) (value expression, length int, base bool, err error) {
 	r := s.reader
-	for length := 2; length <= len(ref); length++ {
+	for length = 2; length <= len(ref); length++ {
 		if _, ok := ref[length-1].Value.(ast.String); !ok {
 			break
 		}
 		if _, ok := r.rules[ref[:length].String()]; !ok {
 			continue
 		}
-		v, err := r.virtual(ref[:length])
+		var v *virtual
+		v, err = r.virtual(ref[:length])
 		if err != nil || len(v.uses) > 0 {
-			return nil, 0, errForeign
+			return nil, 0, false, errForeign
 		}
 		s.root().touched.add(v.touched)
-		return func(l *look, _ frame) ast.Value { return v.get(l) }, length, nil
+		return func(l *look, _ frame) ast.Value { return v.get(l) }, length, false, nil
 	}
 	if len(ref) < 2 || r.data == nil {
-		return nil, 0, errForeign
+		return nil, 0, false, errForeign
 	}
 	if name, ok := ref[1].Value.(ast.String); !ok || name == root {
-		return nil, 0, errForeign
+		return nil, 0, false, errForeign
 	}
-	return func(*look, frame) ast.Value { return r.data }, 1, nil
+	found := r.data
+	for length = 1; length < len(ref); length++ {
+		object, ok := found.(ast.Object)
+		if _, text := ref[length].Value.(ast.String); !ok || !text {
+			break
+		}
+		below := object.Get(ref[length])
+		if below == nil {
+			break // undefined, as is what stands behind it
+		}
+		found = below.Value
+	}
+	return func(*look, frame) ast.Value { return found }, length, true, nil
+}
+
+// storedBelow is what data.json has at a path of one name.
+func storedBelow(value expression, path ast.Ref) expression {
+	return func(l *look, f frame) ast.Value {
+		switch c := value(l, f).(type) {
+		case nil:
+			return nil
+		case ast.Object:
+			return l.field(c, path)
+		default:
+			return stored(l, c, path[0])
+		}
+	}
 }
 
 // key is what a collection has at the key that t is.
@@ -881,8 +983,12 @@ func (r *reader) definition(v *virtual, rule *ast.Rule) (*definition, error) {
 	if v.set {
 		head = rule.Head.Key
 	}
-	d.value = func(*look, frame) ast.Value { return ast.Boolean(true) }
-	if head != nil {
+	switch {
+	case head == nil:
+		d.constant = ast.Boolean(true)
+	case ast.IsConstant(head.Value) && isPlain(head.Value) && !v.set:
+		d.constant = head.Value
+	default:
 		var err error
 		if d.value, err = s.term(head); err != nil {
 			return nil, err
