@@ -62,8 +62,8 @@ type look struct {
 	steps    int  // since the clock was looked at
 	left     int  // steps that one rule may take
 	found    bool // of solved
-	made     int  // terms, by one rule
-	kept     int  // terms, in virtuals
+	made     int  // by one rule, as volume counts
+	kept     int  // in virtuals, as volume counts
 	until    time.Time
 	unknown  bool // what follows cannot be told: OPA may fail at it, or there is no time
 	late     bool // there is no time, so that nothing further can be told
@@ -71,13 +71,14 @@ type look struct {
 
 // Bounds of a look: past them OPA is asked, which can be stopped.
 const (
-	stepsBetween   = 256     // looks at the clock
-	maxSteps       = 1 << 16 // that one rule takes, or one of a walk for an element
-	maxConstructed = 1000    // terms of one value that is put into others
-	maxTerms       = 1 << 16 // that one rule makes
-	maxRemembered  = 1 << 18 // that are remembered of all rules
-	maxData        = 1 << 19 // terms of data.json, which take some milliseconds to compare
-	termBytes      = 64      // of a text that count as a term
+	stepsBetween = 256     // looks at the clock
+	maxSteps     = 1 << 16 // that one rule takes, or one of a walk for an element
+
+	// The rest is in bytes, as volume counts them.
+	maxPart       = 1000 * nodeVolume    // one value that is put into others
+	maxMadeByRule = 1 << 16 * nodeVolume // what one rule makes
+	maxRemembered = 1 << 18 * nodeVolume // what is remembered of all rules
+	maxData       = 1 << 19 * nodeVolume // data.json, which then takes some milliseconds to compare
 )
 
 // lookSize is what a look has to find and remember.
@@ -104,39 +105,40 @@ func (g *guards) empty(l *look) bool {
 }
 
 // fails tells whether none of the rules that begin so adds anything.
-func (b *begun) fails(l *look) (fails bool) {
-	if l.late {
-		return false
-	}
-	defer func() {
-		if recover() != nil {
-			fails = false // OPA is asked, which tells what happened
+func (b *begun) fails(l *look) bool {
+	return l.certain(func() bool {
+		list := b.list(l, nil)
+		array, ok := list.(*ast.Array)
+		if !ok {
+			return list == nil && !l.unknown
 		}
-	}()
-	l.unknown, l.made, l.left = false, 0, maxSteps
-	list := b.list(l, nil)
-	array, ok := list.(*ast.Array)
-	if !ok {
-		return list == nil && !l.unknown
-	}
-	v := b.among.verdicts(l, array)
-	return !l.unknown && !v.any.meet(b.walks)
+		v := b.among.verdicts(l, array)
+		return !l.unknown && !v.any.meet(b.walks)
+	})
 }
 
 // fails tells whether the rule adds nothing for certain.
-func (g *guard) fails(l *look) (fails bool) {
+func (g *guard) fails(l *look) bool {
+	return l.certain(func() bool {
+		f, top := l.frame(g.slots)
+		defer l.drop(top)
+		return !solvable(l, f, g.body)
+	})
+}
+
+// certain is what fails tells, with steps and terms of its own, or false where there is no
+// time, or where it panics: then OPA is asked, which tells what happened.
+func (l *look) certain(fails func() bool) (certain bool) {
 	if l.late {
 		return false
 	}
 	defer func() {
 		if recover() != nil {
-			fails = false // OPA is asked, which tells what happened
+			certain = false
 		}
 	}()
 	l.unknown, l.made, l.left = false, 0, maxSteps
-	f, top := l.frame(g.slots)
-	defer l.drop(top)
-	return !solvable(l, f, g.body)
+	return fails()
 }
 
 // frame holds the variables of one body.
@@ -489,29 +491,16 @@ func (l *look) constructed(v ast.Value) ast.Value {
 	if v == nil {
 		return nil
 	}
-	left := maxConstructed
-	if !within(v, &left) {
+	left := maxPart
+	if !volume(v, &left) {
 		l.unknown = true
 		return nil
 	}
-	if l.made += maxConstructed - left; l.made > maxTerms {
+	if l.made += maxPart - left; l.made > maxMadeByRule {
 		l.unknown = true
 		return nil
 	}
 	return v
-}
-
-// within takes the terms of a value off left and tells whether there were that many.
-func within(v ast.Value, left *int) bool {
-	if text, ok := v.(ast.String); ok {
-		*left -= len(text) / termBytes
-	}
-	if *left--; *left < 0 {
-		return false
-	}
-	return !iterate(v, func(key, value ast.Value) bool {
-		return !within(key, left) || !within(value, left)
-	})
 }
 
 // elements remembers for the elements of a list which of the walks along it may find a

@@ -139,12 +139,15 @@ func familyOf(prefix netip.Prefix) string {
 }
 
 func (d *document) configInput() any {
-	return d.new.input(d.read[partConfig], d.cidrs)
+	if d.read[partConfig] {
+		return d.new.input(d.cidrs)
+	}
+	return d.new.input(nil)
 }
 
 func (d *document) oldInput() any {
 	if d.read[partOld] {
-		return d.old.input(true, d.cidrs)
+		return d.old.input(d.cidrs)
 	}
 	return textInput{&d.old}
 }
@@ -156,7 +159,7 @@ type textInput struct{ text *text }
 
 // MarshalJSON gives the configuration, or null.
 func (i textInput) MarshalJSON() ([]byte, error) {
-	return json.Marshal(i.text.input(false, nil))
+	return json.Marshal(i.text.input(nil))
 }
 
 // cidrsInput is a list that becomes JSON only when a rule reads it.
@@ -166,25 +169,20 @@ type cidrsInput struct {
 }
 
 // MarshalJSON lists the CIDRs.
-func (i cidrsInput) MarshalJSON() ([]byte, error) {
-	list := make([]cidrInput, len(i.config.CIDRs(i.key)))
-	for n := range list {
-		list[n] = cidrInputOf(i.config, element{i.key, n})
-	}
-	return json.Marshal(list)
-}
+func (i cidrsInput) MarshalJSON() ([]byte, error) { return json.Marshal(i.list()) }
 
 // value is the list converted at once.
-func (i cidrsInput) value(known *cidrTerms) ast.Value {
+func (i cidrsInput) value(known *cidrTerms) ast.Value { return ast.NewArray(known.of(i.list())...) }
+
+func (i cidrsInput) list() []cidrInput {
 	list := make([]cidrInput, len(i.config.CIDRs(i.key)))
 	for n := range list {
 		list[n] = cidrInputOf(i.config, element{i.key, n})
 	}
-	return ast.NewArray(known.of(list)...)
+	return list
 }
 
 // cidrTerms remembers CIDRs that were converted: an edit leaves most of a list as it was.
-// A nil one remembers nothing.
 type cidrTerms struct {
 	mu    sync.Mutex
 	terms map[cidrInput]*ast.Term
@@ -195,41 +193,33 @@ const maxCIDRTerms = 4096
 
 func (k *cidrTerms) of(list []cidrInput) []*ast.Term {
 	terms := make([]*ast.Term, len(list))
-	if k != nil {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	for i, one := range list {
-		if k != nil {
-			terms[i] = k.terms[one]
-		}
-		if terms[i] != nil {
+		if terms[i] = k.terms[one]; terms[i] != nil {
 			continue
 		}
 		terms[i] = ast.NewTerm(one.object())
-		switch {
-		case k == nil:
-		case k.terms == nil || len(k.terms) >= maxCIDRTerms:
-			k.terms = map[cidrInput]*ast.Term{one: terms[i]}
-		default:
-			k.terms[one] = terms[i]
+		if k.terms == nil || len(k.terms) >= maxCIDRTerms {
+			k.terms = map[cidrInput]*ast.Term{}
 		}
+		k.terms[one] = terms[i]
 	}
 	return terms
 }
 
-// input is the configuration that t is, with its lists converted at once or when they
-// are read; or null.
-func (t *text) input(atOnce bool, known *cidrTerms) any { //nolint:revive // which of two forms of the same
+// input is the configuration that t is, or null. Its lists are converted at once, or, without
+// what remembers that, when they are read.
+func (t *text) input(known *cidrTerms) any {
 	if !t.loads {
 		return nil
 	}
 	c := &t.config
 	list := func(key string) any {
-		if atOnce {
-			return cidrsInput{c, key}.value(known)
+		if known == nil {
+			return cidrsInput{c, key}
 		}
-		return cidrsInput{c, key}
+		return cidrsInput{c, key}.value(known)
 	}
 	return map[string]any{
 		config.KeyNonMasqueradeCIDRs: list(config.KeyNonMasqueradeCIDRs),

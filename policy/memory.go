@@ -116,6 +116,22 @@ func errBehind() error {
 // not, in this process.
 func LeftBehind() int { return int(behind.Load()) }
 
+// leave counts what runs on as left behind until it is done; counts may be nil.
+func leave[T any](done <-chan T, counts ...*atomic.Int32) {
+	add := func(n int32) {
+		for _, count := range counts {
+			if count != nil {
+				count.Add(n)
+			}
+		}
+	}
+	add(1)
+	go func() {
+		<-done
+		add(-1)
+	}()
+}
+
 // settle waits for what was given up to stop.
 func settle(ctx context.Context) {
 	timeout := time.After(settleTime)
@@ -176,11 +192,7 @@ func attend[T any](ctx context.Context, f func(context.Context) (T, error)) (T, 
 			return r.value, r.err
 		case <-time.After(attendGrace):
 		}
-		behind.Add(1)
-		go func() {
-			<-done
-			behind.Add(-1)
-		}()
+		leave(done, &behind)
 		return none, context.Cause(ctx)
 	}
 }

@@ -36,7 +36,7 @@ func newReader(modules map[string]*ast.Module, data, params ast.Value) *reader {
 		rules:  map[string][]*ast.Rule{}, virtuals: map[string]*virtual{}, walked: map[string]*elements{}, inputs: map[string]int{},
 		budget: &elementBudget{left: maxElementBytes},
 	}
-	if left := maxData; isPlain(data) && within(data, &left) {
+	if left := maxData; isPlain(data) && volume(data, &left) {
 		r.data = data
 	}
 	for _, name := range slices.Sorted(maps.Keys(modules)) {

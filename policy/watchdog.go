@@ -176,26 +176,9 @@ func (w *watchdog) evaluate(ctx context.Context, e evaluation) ([]ast.Value, []t
 	select {
 	case <-done:
 	case <-timer.C:
-		e.leave(done)
+		leave(done, &behind, e.behind)
 	}
 	return nil, nil, reason
-}
-
-// leave counts the evaluation as left behind until it is done.
-func (e *evaluation) leave(done <-chan outcome) {
-	counts := []*atomic.Int32{&behind}
-	if e.behind != nil {
-		counts = append(counts, e.behind)
-	}
-	for _, count := range counts {
-		count.Add(1)
-	}
-	go func() {
-		<-done
-		for _, count := range counts {
-			count.Add(-1)
-		}
-	}()
 }
 
 // stackRoom is what the built-in rules need and what the compiler still leaves on the stack.
