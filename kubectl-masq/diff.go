@@ -161,11 +161,7 @@ func diff(ctx context.Context, opts diffOptions, files []string, given func(flag
 	if err != nil {
 		return err
 	}
-	if opts.output == "json" {
-		err = writeValue(std.out, report)
-	} else {
-		err = tell(std.out, report.text(painter{std.colour}))
-	}
+	err = std.report(opts.output, report, report.text)
 	if err == nil && (!report.empty() || len(report.Nodes) > 0) {
 		return errRefused
 	}

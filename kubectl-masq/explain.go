@@ -189,10 +189,7 @@ func explain(ctx context.Context, opts explainOptions, argument string, given fu
 	if keys := treatment.unread(); len(keys) > 0 {
 		explained.Notes = append(explained.Notes, "not read: "+strings.Join(keys, ", ")+"; agents that run with --config-dir read it: say so with this flag")
 	}
-	if opts.output == "json" {
-		return writeValue(std.out, explained)
-	}
-	return tell(std.out, explained.text(document.file, painter{std.colour}))
+	return std.report(opts.output, explained, func(p painter) string { return explained.text(document.file, p) })
 }
 
 // explain tells what happens to a packet to address. An invalid from is not known,

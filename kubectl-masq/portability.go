@@ -207,11 +207,7 @@ func portability(opts portabilityOptions, std streams) error {
 	if err != nil {
 		return err
 	}
-	if opts.output == "json" {
-		err = writeValue(std.out, report)
-	} else {
-		err = tell(std.out, report.text(document, painter{std.colour}))
-	}
+	err = std.report(opts.output, report, func(p painter) string { return report.text(document, p) })
 	differs := func(v agentsView) bool { return !v.Same }
 	if err == nil && slices.ContainsFunc(report.Agents, differs) {
 		return errRefused

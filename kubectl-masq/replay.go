@@ -108,11 +108,7 @@ func replay(ctx context.Context, opts replayOptions, file string, std streams) e
 	if err != nil {
 		return err
 	}
-	if opts.output == "json" {
-		err = writeValue(std.out, report)
-	} else {
-		err = tell(std.out, report.text(painter{std.colour}))
-	}
+	err = std.report(opts.output, report, report.text)
 	switch {
 	case err != nil:
 		return err

@@ -172,11 +172,7 @@ func status(ctx context.Context, opts statusOptions, std streams) error {
 	if !opts.all {
 		asked.Agents = slices.DeleteFunc(asked.Agents, func(a agentStatus) bool { return len(a.Odd) == 0 })
 	}
-	if opts.output == "json" {
-		err = writeValue(std.out, asked)
-	} else {
-		err = tell(std.out, asked.text(painter{std.colour}))
-	}
+	err = std.report(opts.output, asked, asked.text)
 	if err == nil && odd {
 		return errRefused
 	}

@@ -274,6 +274,14 @@ func tell(out io.Writer, text string) error {
 	return nil
 }
 
+// report writes what a command has found, as JSON or as text.
+func (s streams) report(output string, found any, text func(painter) string) error {
+	if output == "json" {
+		return writeValue(s.out, found)
+	}
+	return tell(s.out, text(painter{s.colour}))
+}
+
 // writeValue writes one JSON value.
 func writeValue(out io.Writer, value any) error {
 	encoder := json.NewEncoder(out)
